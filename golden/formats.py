@@ -219,7 +219,7 @@ class ScaleFormat:
     Parameters
     ----------
     exp_bits : int
-        Width of the exponent field, 1 to 5.
+        Width of the exponent field, 1 to 4.
     man_bits : int
         Width of the mantissa field, 0 to 3.
     """
@@ -228,8 +228,8 @@ class ScaleFormat:
     man_bits: int = 3
 
     def __post_init__(self) -> None:
-        if not 1 <= operator.index(self.exp_bits) <= 5:
-            raise ValueError(f"exp_bits must be in [1, 5], not {self.exp_bits}: more only widens the accumulators")
+        if not 1 <= operator.index(self.exp_bits) <= 4:
+            raise ValueError(f"exp_bits must be in [1, 4], not {self.exp_bits}: beyond FP8 E4M3 only accumulators grow")
         if not 0 <= operator.index(self.man_bits) <= 3:
             raise ValueError(f"man_bits must be in [0, 3], not {self.man_bits}: a code must fit a byte")
 
@@ -296,7 +296,7 @@ class ScaleFormat:
             As `value`.
         """
         values = self.value(codes)
-        return np.logical_and(values > 0, values & (values - 1) == 0)
+        return np.equal(np.bitwise_count(values), 1)
 
     def encode(self, x: ArrayLike, *, saturate: bool = False) -> Uint8Array:
         """The codes [...] nearest to real scales [...]; of two that are equally near, the even code.
