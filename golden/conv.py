@@ -218,7 +218,7 @@ def _check(weights: ArrayLike, w_fmt: Format, channels: int, codes: ArrayLike, g
 
 
 def _padded_planes(inputs: Sequence[Tensor], padding: int) -> NDArray[np.float64]:
-    """All inputs' nibbles as seen by multipliers, [planes, C, N, H + 2*padding, W + 2*padding]; 0 where there is none."""
+    """All nibbles as multipliers see them, [planes, C, N, H + 2*padding, W + 2*padding]; 0 where there is none."""
     channels = sum(tensor.shape[0] for tensor in inputs)
     _, samples, height, width = inputs[0].shape
     result = np.zeros((max(tensor.fmt.planes for tensor in inputs), channels, samples,
