@@ -1,0 +1,380 @@
+"""The fast lane: emitted Verilog as a shared library, driven in bulk from Python.
+
+Whole layers take hundreds of thousands of cycles; Python must not be asked about each of them. Verilator turns the
+Verilog into C++, a C++ compiler turns that and the harness `fast.cpp` into a shared library, and the harness feeds
+queues of beats to the streams, collects what comes out, and returns when all of it is done::
+
+    sim = FastSim.build("build/dense.v", "dense")
+    sim.reset()
+    sim.send("windows", windows, stall=0.25)       # an array [beats, words] of uint64
+    sums = sim.receive("sums", count=64, stall=0.25)
+    cycles = sim.run(100_000)                      # raises Hang, naming the stream, if they don't suffice
+    assert (sums == expected).all()
+
+Only the clock ``clk``, the synchronous reset ``rst`` and streams named ``NAME__valid``, ``NAME__ready``,
+``NAME__payload`` are assumed. The library is compiled once per content of the Verilog, and kept.
+"""
+
+import ctypes
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from . import toolchain
+from .cache import cached, content_key
+from .words import Words, check_words, words_per_value
+
+__all__ = ["FastSim", "Hang", "Port"]
+
+HARNESS = Path(__file__).with_name("fast.cpp")
+LIBRARY = "libsim.so"
+NO_PORT = 0xFFFF_FFFF
+
+# Two-state simulation: a value that Verilog leaves unknown is whatever is fastest. The functional lane, on Icarus,
+# is where unknowns are looked for.
+VERILATOR_FLAGS = ("--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "--no-assert")
+COMPILER_FLAGS = ("-std=gnu++20", "-O2", "-fPIC", "-w", "-fno-strict-aliasing", "-DVM_COVERAGE=0", "-DVM_SC=0")
+
+
+class Hang(TimeoutError):
+    """A run used up its cycles before what it waited for happened."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A top-level port: its position in the harness, its direction seen from the design, and its width in bits."""
+
+    index: int
+    is_input: bool
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that Verilator stores the port in."""
+        return next((size for size in (1, 2, 4, 8) if self.width <= 8 * size), 4 * -(-self.width // 32))
+
+
+def _mangle(name: str) -> str:
+    """A Verilog name as Verilator writes it in C++, where a double underscore is reserved."""
+    return name.replace("__", "___05F")
+
+
+def _ports(header: str) -> dict[str, Port]:
+    """The top-level ports that Verilator declares in the header of the model."""
+    found = re.findall(r"VL_(IN|OUT)(?:8|16|64|W)?\(&(\w+),(\d+),(\d+)", header)
+    return {
+        member.replace("___05F", "__"): Port(index, direction == "IN", int(msb) - int(lsb) + 1)
+        for index, (direction, member, msb, lsb) in enumerate(found)
+    }
+
+
+def _compile(directory: Path, compiler: toolchain.Compiler, flags: Sequence[str], include: Path) -> None:
+    """Compile the verilated model and the harness in ``directory`` to a shared library, one process per core."""
+    sources = sorted(directory.glob("V*.cpp")) + [HARNESS]
+    sources += [include / name for name in ("verilated.cpp", "verilated_threads.cpp")]
+    if "-DVM_TRACE=1" in flags:
+        sources.append(include / "verilated_vcd_c.cpp")
+    includes = ["-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
+
+    def compile_one(source: Path) -> str:
+        output = source.stem + ".o"
+        command = [*compiler.command, *flags, *includes, "-c", str(source), "-o", output]
+        toolchain.run(command, f"compiling {source.name} with {compiler.version}", cwd=directory)
+        return output
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    command = [*compiler.command, "-shared", "-pthread", *objects, "-o", LIBRARY]
+    toolchain.run(command, f"linking {LIBRARY} with {compiler.version}", cwd=directory)
+
+
+class FastSim:
+    """A simulation of one design, driven in bulk. Make one with `FastSim.build`.
+
+    Time starts at the creation, with every input low, no reset done. All methods that let time pass move the streams
+    in use as well, except while ``rst`` is high: the streams rest then.
+
+    Parameters
+    ----------
+    library : Path
+        The shared library, from `FastSim.build`.
+    ports : mapping of str to Port
+        The design's ports.
+    seed : int
+        Makes the random stalls: the same seed, the same cycle for every event.
+
+    Attributes
+    ----------
+    ports : dict of str to Port
+        The design's ports by their Verilog names.
+    sources, sinks : list of str
+        Names of the streams into and out of the design.
+    cycle : int
+        Number of clock cycles simulated so far.
+    """
+
+    def __init__(self, library: Path, ports: Mapping[str, Port], seed: int = 0) -> None:
+        self.ports = dict(ports)
+        self.cycle = 0
+        self._library = _load(library)
+        self._sim = ctypes.c_void_p(self._library.sim_create())
+        self._streams: dict[str, int] = {}
+        self._beats: dict[str, Words] = {}  # keeps the memory alive that the harness reads and writes
+        self._watched: Words = np.zeros((0, 0), np.uint64)
+        self.sources: list[str] = []
+        self.sinks: list[str] = []
+        for name in [port.removesuffix("__valid") for port in ports if port.endswith("__valid")]:
+            if f"{name}__ready" in ports and f"{name}__payload" in ports:
+                self._add_stream(name, seed)
+
+    @classmethod
+    def build(
+        cls,
+        verilog: Path | str,
+        top: str,
+        build_dir: Path | str = "build",
+        *,
+        seed: int = 0,
+        waves: bool = False,
+        compiler: toolchain.Compiler | None = None,
+    ) -> Self:
+        """Compile a design, or find it compiled, and start a simulation of it.
+
+        Parameters
+        ----------
+        verilog : path
+            The Verilog file.
+        top : str
+            The module to simulate.
+        build_dir : path
+            The library is kept in its subdirectory ``fast/``.
+        seed : int
+            Makes the random stalls.
+        waves : bool
+            Compile with tracing, for `trace`; several times slower.
+        compiler : Compiler, optional
+            The C++ compiler, `toolchain.fast_compiler()` unless given.
+
+        Raises
+        ------
+        toolchain.ToolError
+            If a tool is missing, or refuses the design.
+        """
+        verilator = toolchain.verilator()
+        compiler = compiler or toolchain.fast_compiler()
+        verilog = Path(verilog).resolve()
+        trace_flags = ("--trace-vcd",) if waves else ()
+        verilate = [str(verilator.binary), *VERILATOR_FLAGS, *trace_flags, "--Mdir", ".", "--prefix", "Vtop"]
+        verilate += ["--top-module", top, "-Wno-lint", "-Wno-style", str(verilog)]
+        compile_flags = [*COMPILER_FLAGS, f"-DVM_TRACE={int(waves)}"]
+
+        def build(directory: Path) -> None:
+            environment = {"VERILATOR_ROOT": str(verilator.root)}
+            toolchain.run(verilate, f"verilating {verilog.name}", cwd=directory, env=environment)
+            ports = _ports((directory / "Vtop.h").read_text())
+            if not {"clk", "rst"} <= ports.keys():
+                raise toolchain.ToolError(f"module {top} of {verilog.name} needs ports clk and rst, has {list(ports)}")
+            (directory / "ports.inc").write_text("".join(f"PORT({_mangle(name)})\n" for name in ports))
+            _compile(directory, compiler, compile_flags, verilator.root / "include")
+
+        flags = [str(verilator.version), compiler.version, top, *verilate[1:-1], *compile_flags]
+        directory = cached(Path(build_dir) / "fast", content_key([verilog, HARNESS, *flags]), build)
+        return cls(directory / LIBRARY, _ports((directory / "Vtop.h").read_text()), seed)
+
+    def _add_stream(self, name: str, seed: int) -> None:
+        valid, ready, payload = (self.ports[f"{name}__{part}"] for part in ("valid", "ready", "payload"))
+        mask = ((1 << payload.width) - 1).to_bytes(payload.size, "little")
+        index = self._streams[name] = len(self._streams)
+        # An odd multiple of the golden ratio spreads small seeds over the generator's states, none of them zero.
+        state = (2 * (seed * 1009 + index) + 1) * 0x9E37_79B9_7F4A_7C15 % 2**64
+        self._library.sim_add_stream(
+            self._sim, valid.index, ready.index, payload.index, mask, len(mask), int(valid.is_input), state
+        )
+        (self.sources if valid.is_input else self.sinks).append(name)
+
+    def _port(self, name: str) -> Port:
+        if name not in self.ports:
+            raise KeyError(f"the design has no port {name!r}; its ports are {', '.join(self.ports)}")
+        return self.ports[name]
+
+    def poke(self, name: str, value: int) -> None:
+        """Set an input; its effect shows at the next `peek` and from the next cycle on."""
+        port = self._port(name)
+        if not port.is_input:
+            raise ValueError(f"{name} is an output of the design and cannot be set")
+        if not 0 <= value < 1 << port.width:
+            raise ValueError(f"{value:#x} does not fit in the {port.width} bits of {name}")
+        ctypes.memmove(self._address(port), value.to_bytes(port.size, "little"), port.size)
+
+    def peek(self, name: str) -> int:
+        """The value of a port, as combinational logic settles with the present inputs."""
+        port = self._port(name)
+        self._library.sim_settle(self._sim)
+        return int.from_bytes(ctypes.string_at(self._address(port), port.size), "little")
+
+    def _address(self, port: Port) -> int:
+        return int(self._library.sim_port(self._sim, port.index))
+
+    def step(self, cycles: int = 1) -> None:
+        """Let ``cycles`` clock cycles pass."""
+        self._advance(cycles, NO_PORT, drain=False)
+
+    def reset(self, cycles: int = 2) -> None:
+        """Hold ``rst`` high for some cycles. A beat that was offered but not taken goes back to its queue."""
+        self.poke("rst", 1)
+        self.step(cycles)
+        self.poke("rst", 0)
+
+    def send(self, stream: str, beats: Words, stall: float = 0.0) -> None:
+        """Queue beats on an input stream.
+
+        Parameters
+        ----------
+        stream : str
+            The stream's name, without ``__payload``.
+        beats : array of uint64, [beats] or [beats, words]
+            The payloads, least significant word first; see `words.to_words`.
+        stall : float
+            Probability that the stream pauses in a cycle in which it could offer a new beat.
+        """
+        if stream not in self.sources:
+            raise KeyError(f"{stream!r} is not a stream into the design; those are {self.sources}")
+        self._use(stream, check_words(beats, self.ports[f"{stream}__payload"].width), stall)
+
+    def receive(self, stream: str, count: int, stall: float = 0.0) -> Words:
+        """Make room for ``count`` beats of an output stream; the array returned fills while time passes.
+
+        Beyond ``count`` beats the stream is not ready, so that nothing gets lost.
+        ``stall`` is the probability that the stream is not ready in a cycle.
+        """
+        if stream not in self.sinks:
+            raise KeyError(f"{stream!r} is not a stream out of the design; those are {self.sinks}")
+        beats = np.zeros((count, words_per_value(self.ports[f"{stream}__payload"].width)), np.uint64)
+        self._use(stream, beats, stall)
+        return beats
+
+    def _use(self, stream: str, beats: Words, stall: float) -> None:
+        if not 0 <= stall < 1:
+            raise ValueError(f"stall is a probability from 0 to below 1, got {stall}")
+        if self.pending(stream):
+            raise RuntimeError(f"stream {stream} has {self.pending(stream)} beats left: run until they are done")
+        self._beats[stream] = beats
+        self._library.sim_use_stream(
+            self._sim, self._streams[stream], beats.ctypes.data, beats.strides[0], len(beats), int(stall * 2**32)
+        )
+
+    def pending(self, stream: str) -> int:
+        """Number of beats that a stream has yet to send or receive."""
+        if stream not in self._beats:
+            return 0
+        return len(self._beats[stream]) - int(self._library.sim_stream_done(self._sim, self._streams[stream]))
+
+    def run(self, limit: int, until: str | None = None) -> int:
+        """Simulate until a port is high, or until every stream in use has sent and received all its beats.
+
+        Parameters
+        ----------
+        limit : int
+            The most cycles to simulate.
+        until : str, optional
+            A one-bit port; the run ends after the first cycle in which it is high, whatever the streams do.
+
+        Returns
+        -------
+        int
+            The cycles simulated.
+
+        Raises
+        ------
+        Hang
+            If ``limit`` cycles did not suffice; the message says where each stream stands.
+        """
+        if until is not None and self._port(until).width != 1:
+            raise ValueError(f"can only wait for a one-bit port, {until} has {self.ports[until].width} bits")
+        if until is None and not self._beats:
+            raise ValueError("nothing to wait for: use `send` or `receive` first, or give `until`")
+        goal = NO_PORT if until is None else self._port(until).index
+        cycles, stopped = self._advance(limit, goal, drain=until is None)
+        if not stopped:
+            waited = "the streams" if until is None else until
+            raise Hang(f"waited {limit} cycles for {waited} in vain: {self._standing()}")
+        return cycles
+
+    def _advance(self, limit: int, until: int, drain: bool) -> tuple[int, bool]:
+        stopped = ctypes.c_int()
+        cycles = int(self._library.sim_run(self._sim, limit, until, int(drain), ctypes.byref(stopped)))
+        self.cycle += cycles
+        return cycles, bool(stopped.value)
+
+    def _standing(self) -> str:
+        """Where each stream in use stands, for the message of `Hang`."""
+        lines = []
+        for stream, beats in self._beats.items():
+            done = len(beats) - self.pending(stream)
+            verb = "sent" if stream in self.sources else "received"
+            flags = ", ".join(f"{part}={self.peek(f'{stream}__{part}')}" for part in ("valid", "ready"))
+            lines.append(f"{stream} {verb} {done} of {len(beats)} beats ({flags})")
+        return "; ".join(lines) or "no stream is in use"
+
+    def watch(self, names: Sequence[str], cycles: int) -> None:
+        """Record ports of at most 64 bits in each of the next ``cycles`` cycles, as they stand before the edge."""
+        ports = [self._port(name) for name in names]
+        if wide := [name for name, port in zip(names, ports, strict=True) if port.width > 64]:
+            raise ValueError(f"can only watch ports of at most 64 bits, {wide[0]} has {self.ports[wide[0]].width}")
+        self._watched = np.zeros((cycles, len(ports)), np.uint64)
+        numbers = (ctypes.c_uint32 * len(ports))(*(port.index for port in ports))
+        sizes = (ctypes.c_uint32 * len(ports))(*(port.size for port in ports))
+        self._library.sim_watch(self._sim, numbers, sizes, len(ports), self._watched.ctypes.data, cycles)
+
+    def watched(self) -> Words:
+        """What `watch` has recorded so far: an array [cycles, ports]."""
+        return self._watched[: int(self._library.sim_watched(self._sim))]
+
+    def trace(self, path: Path | str) -> None:
+        """Write all signals to a VCD file from now until `close`; needs ``build(..., waves=True)``."""
+        if not self._library.sim_trace(self._sim, os.fsencode(path)):
+            raise RuntimeError(f"cannot trace to {path}: build with waves=True, and into a directory that exists")
+
+    def close(self) -> None:
+        """End the simulation and free it; a trace is complete only afterwards."""
+        if self._sim:
+            self._library.sim_destroy(self._sim)
+            self._sim = ctypes.c_void_p()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    """Load the shared library and declare the functions of `fast.cpp`."""
+    loaded = ctypes.CDLL(str(library))
+    u32, u64, pointer, text = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_char_p
+    integer, flag = ctypes.c_int, ctypes.POINTER(ctypes.c_int)
+    for name, result, arguments in (
+        ("sim_create", pointer, []),
+        ("sim_destroy", None, [pointer]),
+        ("sim_port", pointer, [pointer, u32]),
+        ("sim_settle", None, [pointer]),
+        ("sim_add_stream", None, [pointer, u32, u32, u32, text, u64, integer, u64]),
+        ("sim_use_stream", None, [pointer, u32, pointer, u64, u64, u64]),
+        ("sim_stream_done", u64, [pointer, u32]),
+        ("sim_watch", None, [pointer, ctypes.POINTER(u32), ctypes.POINTER(u32), u32, pointer, u64]),
+        ("sim_watched", u64, [pointer]),
+        ("sim_run", u64, [pointer, u64, u32, integer, flag]),
+        ("sim_trace", integer, [pointer, text]),
+    ):
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
