@@ -169,8 +169,9 @@ def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike) 
         If the shapes of `x` and `labels` do not go together, or as `embedding`.
     """
     e = embedding(weights, sigma, labels)
-    if x.shape != (1, len(e), IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(f"x must have the shape {(1, len(e), IMAGE_SIZE, IMAGE_SIZE)} for {len(e)} labels, not {x.shape}")
+    expected = (1, len(e), IMAGE_SIZE, IMAGE_SIZE)
+    if x.shape != expected:
+        raise ValueError(f"x must have the shape {expected} for {len(e)} labels, not {x.shape}")
     tensors: Activations = {"x": x.astype(np.float32)}
     for node in NETWORK:
         y = convolve(weights, node, np.concatenate([tensors[name] for name in node.inputs]))

@@ -1,0 +1,271 @@
+"""The float workload draws digits, and its integer layers come close to it. All on the small model, 16 channels."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+from golden.conv import conv, prove
+from golden.formats import S4, S8, U4, ScaleFormat, Tensor
+from golden.layout import space_to_depth, upsample2
+from golden.ppu import postprocess
+from golden.workload.layers import LAYERS, RealLayer, Workload, activation_scale, real_layer
+from golden.workload.sampler import denoise, sample, sigma_schedule
+from golden.workload.unet import NETWORK, convolve, embedding, forward, load, modulation
+
+SMALL = load(16)
+WORKLOAD = Workload(channels=16)
+STEPS = (0, 9, 17)
+ACC_BITS = 20
+
+# How each digit looks on 8 x 8 pixels; drawn by hand, not by the model.
+DIGITS = [
+    "...##... ..####.. .##..#.. .#...#.. .#...#.. .##..#.. ..#.##.. ...##...",
+    "....#... ...##... ..###... ...##... ...##... ...##... ...##... ...###..",
+    "..###... ..#.#... ....#... ....#... ...#.... ..##.... ..####.. ..####..",
+    "..###... ..#.##.. ....#... ...##... ....##.. .....#.. ..#.##.. ..###...",
+    ".....#.. ....#... ...#.... ..#..#.. .######. ..####.. ....#... ....#...",
+    "..####.. ..#..... ..#..... ..###... .....#.. .....#.. ....##.. ..###...",
+    "..#..... ..#..... ..#..... ..#..... ..####.. ..#..#.. ..#..##. ...###..",
+    "..####.. ..#.##.. ....##.. ..####.. ..####.. ...#.... ...#.... ..##....",
+    "...##... ..#.##.. ..#.##.. ...##... ...##... ..#.#... ..#.#... ...##...",
+    "...##... ..#..#.. ..#..#.. ..####.. ...###.. .....#.. .....#.. ...##...",
+]
+
+
+def standardised(images):
+    flat = np.asarray(images, dtype=np.float64).reshape(len(images), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def drawn_like(images):
+    """The class [N] whose hand-drawn digit correlates best with each image."""
+    templates = standardised([[[pixel == "#" for pixel in line] for line in digit.split()] for digit in DIGITS])
+    return (standardised(images) @ templates.T).argmax(axis=1)
+
+
+def run_layer(layer: RealLayer) -> Tensor:
+    weights = layer.weights
+    acc = conv(layer.inputs, weights.q, weights.fmt, weights.codes, weights.group, weights.scale_format)
+    return postprocess(acc, layer.post, layer.out_fmt, layer.residual, acc_bits=ACC_BITS)
+
+
+@pytest.mark.parametrize("channels", [16, 32])
+@pytest.mark.parametrize("sigma_max", [80.0, 10.0])
+def test_sampler_draws_the_digits_it_is_asked_for(channels, sigma_max):
+    run = sample(load(channels), np.arange(60) % 10, sigma_max=sigma_max, seed=3)
+    assert run.images.shape == (60, 8, 8)
+    class_means = np.stack([run.images[run.labels == label].mean(axis=0) for label in range(10)])
+    assert (drawn_like(class_means) == np.arange(10)).sum() >= 8
+    # No noise is left: ink is 0 to 16, and the data's first column is empty. Measured -1.3 to 17.6 and 0.07; with sines
+    # and cosines of the noise level swapped -7 to 24 and 1.4, though the digits' shapes are still right.
+    assert run.images.min() > -2.5
+    assert run.images.max() < 18.5
+    assert np.abs(run.images[:, :, 0]).mean() < 0.2
+
+
+def test_sampling_is_repeatable_and_depends_on_the_seed():
+    first, again, other = (sample(SMALL, [3, 8], steps=4, seed=seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first.images, again.images)
+    assert np.abs(first.images - other.images).max() > 1
+
+
+def test_sigma_schedule_is_equation_5_of_the_edm_paper():
+    sigmas = sigma_schedule(18, 80.0)
+    expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
+    np.testing.assert_allclose(sigmas, expected, rtol=1e-12)
+
+
+def test_denoiser_keeps_a_clean_image_and_ignores_pure_noise():
+    image = sample(SMALL, [0, 1, 2], sigma_max=10.0).images[None].astype(np.float64)
+    x = (image - 4.884) / 6.017 * 0.5
+    kept, _ = denoise(SMALL, x, 0.002, [0, 1, 2])
+    np.testing.assert_allclose(kept, x, atol=0.005)
+    noise = 80 * np.random.default_rng(0).standard_normal((1, 40, 8, 8))
+    mean_digit, _ = denoise(SMALL, noise, 80.0, [0] * 40)
+    assert mean_digit.std(axis=1).mean() < 0.2
+
+
+@pytest.mark.parametrize("node", [node for node in NETWORK if node.name in ("conv_in", "down", "e3.conv0", "u1.skip")],
+                         ids=lambda node: node.name)
+def test_convolution_equals_scipy(node):
+    kernel, bias = SMALL[f"{node.name}.weight"], SMALL[f"{node.name}.bias"]
+    x = np.random.default_rng(1).standard_normal((kernel.shape[1], 2, 6, 4)).astype(np.float32)
+    result = convolve(SMALL, node, x)
+    for k in range(kernel.shape[0]):
+        for n in range(2):
+            full = sum(correlate2d(x[c, n], kernel[k, c], mode="same") for c in range(kernel.shape[1]))
+            np.testing.assert_allclose(result[k, n], full[:: node.stride, :: node.stride] + bias[k], atol=1e-4)
+
+
+def test_blocks_follow_the_networks_description():
+    x = np.random.default_rng(2).standard_normal((1, 2, 8, 8)).astype(np.float32)
+    t = forward(SMALL, x, 1.5, [4, 7])
+    nodes = {node.name: node for node in NETWORK}
+
+    def block(name, source, skip):
+        e = embedding(SMALL, 1.5, [4, 7])
+        factor, shift = (part[:, :, None, None] for part in modulation(SMALL, f"{name}.emb", e))
+        hidden = np.maximum(convolve(SMALL, nodes[f"{name}.conv0"], source) * factor + shift, 0)
+        return np.maximum(skip + convolve(SMALL, nodes[f"{name}.conv1"], hidden), 0)
+
+    concat = np.concatenate([t["m"], t["d3"]])
+    u = block("u3", concat, convolve(SMALL, nodes["u3.skip"], concat))
+    np.testing.assert_allclose(t["u"], np.kron(u, np.ones((2, 2))), rtol=1e-6)
+    np.testing.assert_allclose(t["m"], block("mid", t["d3"], t["d3"]), rtol=1e-6)
+    concat = np.concatenate([t["v"], t["h1"]])
+    np.testing.assert_allclose(t["o"], block("u1", concat, convolve(SMALL, nodes["u1.skip"], concat)), rtol=1e-6)
+    assert t["F"].shape == x.shape
+
+
+def test_batch_mixes_classes_without_mixing_samples():
+    x = np.random.default_rng(3).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    together = forward(SMALL, x, 0.7, [9, 0, 5])["F"]
+    alone = forward(SMALL, x[:, 1:2], 0.7, [0])["F"]
+    np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
+
+
+def test_zero_fractions_are_those_of_the_reference_trace():
+    """Means over channels and steps of the 32-channel model, against another implementation's."""
+    run = Workload().trajectory
+    trace = {"e1.conv0": 0.481, "e1.conv1": 0.556, "down": 0.683, "e3.conv0": 0.612, "e3.conv1": 0.694,
+             "mid.conv0": 0.719, "mid.conv1": 0.732, "u3.conv0": 0.728, "u3.conv1": 0.729, "up": 0.754,
+             "u1.conv0": 0.723, "u1.conv1": 0.569}
+    for node in NETWORK:
+        if node.name in trace:
+            inputs = [np.concatenate([tensors[name] for name in node.inputs]) for tensors in run.activations]
+            assert np.mean([(x == 0).mean() for x in inputs]) == pytest.approx(trace[node.name], abs=0.02)
+
+
+@pytest.mark.parametrize("name", LAYERS[1:])
+def test_quantising_adds_a_few_zeros_to_those_of_relu(name):
+    node = NETWORK[LAYERS.index(name)]
+    for step in STEPS:
+        layer = real_layer(name, step, WORKLOAD)
+        float_inputs = [WORKLOAD.trajectory.activations[step][tensor] for tensor in node.inputs]
+        relu = np.mean([(x == 0).mean() for x in float_inputs])
+        uint4 = np.mean([(tensor.values == 0).mean() for tensor in layer.inputs])
+        assert 0.1 < relu < uint4 < 0.9
+        assert uint4 < relu + 0.2
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_integer_layer_is_close_to_the_float_layer(name, step):
+    layer = real_layer(name, step, WORKLOAD)
+    result = run_layer(layer)
+    assert result.shape == layer.reference.shape
+    error = np.sqrt(np.square(result.values - layer.reference).mean())
+    psnr = 20 * math.log10(np.abs(layer.reference).max() / error)
+    # In units of the output's scale; rounding alone makes 0.29. Measured: 31.4 to 39.7 dB, 0.23 to 0.58, 1.9 to 3.2.
+    assert psnr > 30
+    assert error < (0.65 if layer.out_fmt == U4 else 3.5)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_post_parameters_fold_everything_but_their_own_rounding(name, step):
+    """The same layer in float from the dequantised operands: only M, R and B are rounded in between."""
+    layer, node = real_layer(name, step, WORKLOAD), NETWORK[LAYERS.index(name)]
+    weights = layer.weights.dequantise().astype(np.float32)
+    x = np.concatenate([tensor.values for tensor in layer.inputs]).astype(np.float32) * np.float32(layer.in_scale)
+    y = convolve({f"{name}.weight": weights, f"{name}.bias": SMALL[f"{name}.bias"]}, replace(node, stride=1), x)
+    run = WORKLOAD.trajectory
+    if node.modulation is not None:
+        factor, shift = modulation(SMALL, node.modulation, embedding(SMALL, float(run.sigmas[step]), run.labels))
+        y = y * factor[:, :, None, None] + shift[:, :, None, None]
+    if layer.residual is not None:
+        float_residual = run.activations[step][node.residual]
+        scale = np.vdot(layer.residual.values, float_residual) / np.vdot(layer.residual.values, layer.residual.values)
+        y = y + layer.residual.values * scale
+    expected = np.clip(y / layer.out_scale, layer.out_fmt.min, layer.out_fmt.max)
+    difference = np.abs(run_layer(layer).values - expected)
+    assert difference.max() < 0.65  # 0.5 is the result's own rounding; measured up to 0.60, in layers with a residual
+
+
+@pytest.mark.parametrize(("producer", "consumer", "index"), [
+    ("e1.conv1", "down", 0), ("u3.conv1", "up", 0), ("e3.conv0", "e3.conv1", 0), ("mid.conv1", "u3.conv0", 0),
+    ("e3.conv1", "u3.conv0", 1), ("up", "u1.skip", 0), ("conv_in", "e1.conv0", 0)])
+def test_what_a_layer_writes_is_what_the_next_one_reads(producer, consumer, index):
+    source, reader = (real_layer(name, 9, WORKLOAD) for name in (producer, consumer))
+    rounded = np.clip(np.rint(source.reference), source.out_fmt.min, source.out_fmt.max).astype(np.int64)
+    transforms = {"none": lambda tensor: tensor, "upsample": upsample2, "space_to_depth": space_to_depth}
+    written = transforms[source.transform](Tensor(rounded, source.out_fmt))
+    assert source.out_scale == reader.in_scale
+    np.testing.assert_array_equal(written.values, reader.inputs[index].values)
+    assert written.fmt == reader.inputs[index].fmt
+
+
+def test_residuals_are_the_tensors_that_their_layers_wrote():
+    for name, writer in (("u3.conv1", "u3.skip"), ("u1.conv1", "u1.skip")):
+        layer, skip = real_layer(name, 9, WORKLOAD), real_layer(writer, 9, WORKLOAD)
+        assert layer.residual is not None
+        assert layer.residual.fmt == skip.out_fmt == S8
+        np.testing.assert_array_equal(layer.residual.values, np.clip(np.rint(skip.reference), -128, 127))
+    np.testing.assert_array_equal(real_layer("mid.conv1", 9, WORKLOAD).residual.values,
+                                  real_layer("mid.conv0", 9, WORKLOAD).inputs[0].values)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_have_the_formats_of_the_design_and_fit_20_bit_accumulators(name):
+    layer = real_layer(name, 0, WORKLOAD)
+    ends = name in ("conv_in", "conv_out")
+    assert layer.weights.fmt == (S8 if ends else S4)
+    assert all(tensor.fmt == (S8 if name == "conv_in" else U4) for tensor in layer.inputs)
+    assert len(layer.inputs) == (2 if name.split(".")[0] in ("u1", "u3") and not name.endswith("conv1") else 1)
+    in_formats = [tensor.fmt for tensor in layer.inputs for _ in range(tensor.shape[0])]
+    prove(layer.weights.q, layer.weights.fmt, in_formats, layer.weights.codes, layer.weights.group,
+          layer.weights.scale_format, psum_bits=16, acc_bits=ACC_BITS, name=name)
+    blocks = 10 if name.endswith("conv0") else 1
+    assert layer.post.M.shape == (blocks, layer.reference.shape[0])
+    assert layer.post.sample_block.tolist() == (list(range(10)) if blocks == 10 else [0] * 10)
+
+
+def test_layers_are_repeatable_and_depend_on_the_seed():
+    first, again, other = (real_layer("u3.conv0", 9, Workload(channels=16, seed=seed)) for seed in (0, 0, 1))
+    for a, b in zip(first.inputs, again.inputs, strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+    for field in fields(first.post):
+        np.testing.assert_array_equal(getattr(first.post, field.name), getattr(again.post, field.name))
+    assert (first.inputs[0].values != other.inputs[0].values).any()
+
+
+@pytest.mark.parametrize("fmt", [U4, S8])
+def test_activation_scale_is_better_than_min_max(fmt):
+    values = np.maximum(np.random.default_rng(0).laplace(size=5000), fmt.min).astype(np.float32)
+    values = values if fmt.signed else np.maximum(values, 0)
+
+    def error(step):
+        return np.square(values - step * np.clip(np.rint(values / step), fmt.min, fmt.max)).mean()
+
+    step = activation_scale(values, fmt)
+    assert error(step) < 0.97 * error(np.abs(values).max() / fmt.max)
+    assert error(step) <= min(error(step * 1.05), error(step * 0.95))
+    assert activation_scale(np.zeros(4, np.float32), fmt) == 1.0
+
+
+def test_a_window_that_leaves_m_no_bits_beside_r_is_refused():
+    wide = Workload(channels=16, scale_format=ScaleFormat(4, 3))
+    with pytest.raises(ValueError, match=r"layer 'mid.conv1': at S = \d+.*narrower scale window"):
+        real_layer("mid.conv1", 9, wide)
+    real_layer("mid.conv0", 9, wide)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: load(8), r"\(16, 32\) channels, not 8"),
+    (lambda: Workload(samples=0), "samples must be at least 1, not 0"),
+    (lambda: real_layer("e2.conv0", 0, WORKLOAD), "no layer 'e2.conv0', only conv_in, e1.conv0"),
+    (lambda: real_layer("down", 18, WORKLOAD), r"step must be in \[0, 17\], not 18"),
+    (lambda: sample(SMALL, [10]), r"integers in \[0, 9\]"),
+    (lambda: sample(SMALL, [1.0]), r"integers in \[0, 9\]"),
+    (lambda: sample(SMALL, [1], steps=1), "steps must be at least 2, not 1"),
+    (lambda: sample(SMALL, [1], sigma_max=0.001), "above 0.002, not 0.001"),
+    (lambda: forward(SMALL, np.zeros((1, 2, 8, 8), np.float32), 1.0, [1]), r"\(1, 1, 8, 8\) for 1 labels"),
+    (lambda: embedding(SMALL, 0.0, [1]), "sigma must be positive"),
+])
+def test_illegal_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
