@@ -1,0 +1,379 @@
+"""One convolution layer: what it computes, where it lies in memory, and what the engine must be told to run it.
+
+A `Layer` is numbers only. `place` gives it addresses, `run` computes what memory holds afterwards, and `compile_layer`
+writes down the engine's configuration: channel lists, weight and scale words, parameters, geometry. The last is the
+order in which the hardware works, `run` never sees it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from golden.conv import Bounds, conv, prove
+from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, to_planes
+from golden.layout import load, space_to_depth, store, upsample2
+from golden.ppu import PostParams, postprocess
+
+__all__ = ["Entry", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "Transform", "compile_layer",
+           "place", "run", "split_channels"]
+
+Transform = Literal["none", "upsample", "space_to_depth"]
+KERNEL_LINES = 3
+CENTRE_TAP = 4
+
+
+class LayerError(ValueError):
+    """A layer that a configuration cannot run; the message names the layer and the limit."""
+
+
+class Machine(Protocol):
+    """What the golden model needs to know of a configuration; `hw.config.Config` is one."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def arrays(self) -> int: ...
+    @property
+    def scale_exp_bits(self) -> int: ...
+    @property
+    def scale_man_bits(self) -> int: ...
+    @property
+    def psum_bits(self) -> int: ...
+    @property
+    def acc_bits(self) -> int: ...
+    @property
+    def bias_bits(self) -> int: ...
+    @property
+    def shift_max(self) -> int: ...
+    @property
+    def act_nibbles(self) -> int: ...
+    @property
+    def weight_depth(self) -> int: ...
+    @property
+    def scale_depth(self) -> int: ...
+    @property
+    def param_depth(self) -> int: ...
+    @property
+    def list_depth(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def dim_bits(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A stride-1 convolution with its post-processing.
+
+    Parameters
+    ----------
+    name : str
+    inputs : tuple of Tensor
+        Segments [C_i, N, H, W], joined along C.
+    weights : integers [K, C, k, k]
+        k = 1 or 3.
+    w_fmt : Format
+    codes : integers [K, ceil(C / group)]
+        Scale codes.
+    group : int
+        Channels per scale code.
+    post : PostParams
+    out_fmt : Format
+    residual : Tensor or None
+        [K, N, H, W], added before the write transform.
+    transform : str
+        How the result is rearranged on its way into memory.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    weights: Int64Array
+    w_fmt: Format
+    codes: Uint8Array
+    group: int
+    post: PostParams
+    out_fmt: Format
+    residual: Tensor | None = None
+    transform: Transform = "none"
+
+    @property
+    def in_shape(self) -> tuple[int, int, int, int]:
+        """C, N, H, W of the joined input."""
+        _, samples, height, width = self.inputs[0].shape
+        return sum(tensor.shape[0] for tensor in self.inputs), samples, height, width
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the tensor that is written, after the transform."""
+        outputs, (_, samples, height, width) = len(self.weights), self.in_shape
+        if self.transform == "upsample":
+            return outputs, samples, 2 * height, 2 * width
+        if self.transform == "space_to_depth":
+            return 4 * outputs, samples, height // 2, width // 2
+        return outputs, samples, height, width
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Nibble addresses of a layer's tensors."""
+
+    inputs: tuple[int, ...]
+    residual: int
+    out: int
+    end: int
+
+
+def _nibbles(shape: Sequence[int], fmt: Format) -> int:
+    return fmt.planes * int(np.prod(shape))
+
+
+def place(layer: Layer, machine: Machine, gaps: Sequence[int] = (0, 0, 0, 0)) -> Placement:
+    """Put the inputs, the residual and the output behind one another, `gaps` nibbles apart.
+
+    Raises
+    ------
+    LayerError
+        If they do not fit the activation memory.
+    """
+    address, places = 0, []
+    tensors = [(tensor.shape, tensor.fmt) for tensor in layer.inputs]
+    tensors.append((layer.residual.shape, layer.residual.fmt) if layer.residual else ((0,), layer.out_fmt))
+    tensors.append((layer.out_shape, layer.out_fmt))
+    for number, (shape, fmt) in enumerate(tensors):
+        address += gaps[number % len(gaps)]
+        places.append(address)
+        address += _nibbles(shape, fmt)
+    if address > machine.act_nibbles:
+        raise LayerError(f"layer {layer.name!r} needs {address} nibbles of activation memory for its inputs, residual "
+                         f"and output; there are {machine.act_nibbles}")
+    return Placement(tuple(places[:-2]), places[-2], places[-1], address)
+
+
+def initial_memory(layer: Layer, placement: Placement, memory: Uint8Array) -> Uint8Array:
+    """Return `memory` with the layer's inputs and residual in it."""
+    memory = memory.copy()
+    for base, tensor in zip(placement.inputs, layer.inputs, strict=True):
+        store(memory, base, tensor)
+    if layer.residual is not None:
+        store(memory, placement.residual, layer.residual)
+    return memory
+
+
+def run(layer: Layer, machine: Machine, placement: Placement, memory: Uint8Array) -> Uint8Array:
+    """Run the layer on a memory: the law that the engine obeys.
+
+    Parameters
+    ----------
+    memory : uint8 [act_nibbles]
+        One nibble each; the inputs and the residual are read from it.
+
+    Returns
+    -------
+    uint8 [act_nibbles]
+        The same with the output written, and nothing else changed.
+    """
+    scale = ScaleFormat(machine.scale_exp_bits, machine.scale_man_bits)
+    inputs = [load(memory, base, tensor.fmt, tensor.shape)
+              for base, tensor in zip(placement.inputs, layer.inputs, strict=True)]
+    residual = None
+    if layer.residual is not None:
+        residual = load(memory, placement.residual, layer.residual.fmt, layer.residual.shape)
+    acc = conv(inputs, layer.weights, layer.w_fmt, layer.codes, layer.group, scale)
+    out = postprocess(acc, layer.post, layer.out_fmt, residual, acc_bits=machine.acc_bits)
+    if layer.transform == "upsample":
+        out = upsample2(out)
+    elif layer.transform == "space_to_depth":
+        out = space_to_depth(out)
+    memory = memory.copy()
+    store(memory, placement.out, out)
+    return memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a channel list: docs/architecture.md, "Channel list"."""
+
+    base: int
+    weight: int
+    group: int
+    taps: int
+    a_signed: bool
+    last: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LayerImage:
+    """What the engine is given to run a layer.
+
+    Parameters
+    ----------
+    fields : dict
+        Values of the engine's configuration port, by the names of `hw.interfaces.layer_layout`.
+    lists : per array, a list of Entry
+    weights : s4 integers [k_tiles, words, 3, cols]
+        Kernel-line words.
+    taps : bool [words, 3]
+        Taps that are used, and need loading.
+    codes : integers [k_tiles, words, cols]
+        Scale words.
+    params : integers [words, 3]
+        M, R, B.
+    sample_words : integers [N]
+        First parameter word of each sample's block.
+    bounds : Bounds
+        Proof that no accumulator overflows.
+    list_first, param_first : int
+        Where in each channel list and in the parameter memory the layer's part begins.
+    """
+
+    fields: dict[str, Any]
+    lists: list[list[Entry]]
+    weights: Int64Array
+    taps: np.ndarray[Any, np.dtype[np.bool_]]
+    codes: Int64Array
+    params: Int64Array
+    sample_words: Int64Array
+    bounds: Bounds
+    list_first: int
+    param_first: int
+
+
+def split_channels(layer: Layer, arrays: int) -> list[list[int]]:
+    """Split the channels evenly between the arrays, groups kept whole where they can be."""
+    groups = [list(range(start, min(start + layer.group, layer.in_shape[0])))
+              for start in range(0, layer.in_shape[0], layer.group)]
+    shares: list[list[int]] = [[] for _ in range(arrays)]
+    for channels in groups:
+        min(shares, key=len).extend(channels)
+    return shares
+
+
+def compile_layer(layer: Layer, machine: Machine, placement: Placement,
+                  channels: Sequence[Sequence[int]] | None = None, *, list_first: int = 0, param_first: int = 0,
+                  sample_first: int = 0) -> LayerImage:
+    """Write down what the engine must be told.
+
+    Parameters
+    ----------
+    layer, machine, placement
+    channels : per array, a sequence of int
+        The channels that each array adds up, in its order; together each channel once. By default an even split.
+    list_first, param_first, sample_first : int
+        Where in the lists, the parameter memory and the sample table the layer's part begins.
+
+    Raises
+    ------
+    LayerError
+        If the configuration cannot run the layer; says which limit.
+    golden.conv.AccumulatorOverflow
+        If an accumulator could overflow; says how many bits are needed.
+    """
+    def need(condition: bool, problem: str) -> None:
+        if not condition:
+            raise LayerError(f"layer {layer.name!r}: {problem}")
+
+    in_channels, samples, height, width = layer.in_shape
+    outputs, kernel = layer.weights.shape[0], layer.weights.shape[-1]
+    k_tiles = -(-outputs // machine.cols)
+    formats = [tensor.fmt for tensor in layer.inputs for _ in range(tensor.shape[0])]
+    scale = ScaleFormat(machine.scale_exp_bits, machine.scale_man_bits)
+    bounds = prove(layer.weights, layer.w_fmt, formats, layer.codes, layer.group, scale,
+                   psum_bits=machine.psum_bits, acc_bits=machine.acc_bits, name=layer.name)
+
+    need(layer.w_fmt == S4 and all(fmt.planes == 1 for fmt in formats),
+         f"{layer.w_fmt.name} weights on {formats[0].name} activations need a sparse array; dense arrays run s4 weights "
+         "on 4-bit activations")
+    limit = (1 << machine.dim_bits) - 1
+    need(max(height, width) <= limit, f"the map is {width} x {height} pixels; dim_bits={machine.dim_bits} allows {limit}")
+    need(k_tiles < 1 << 10, f"{outputs} output channels make {k_tiles} k-tiles; there can be 1023")
+    need(layer.transform != "space_to_depth" or height % 2 == width % 2 == 0,
+         f"space_to_depth needs an even width and height, not {width} x {height}")
+    need(layer.post.shift <= machine.shift_max, f"shift {layer.post.shift} is above {machine.shift_max}")
+    need(placement.end <= machine.act_nibbles, f"its tensors end at nibble {placement.end} of {machine.act_nibbles}")
+
+    # Kernel-line words: of each channel, the lines that any output channel uses.
+    lines = np.zeros((outputs, in_channels, KERNEL_LINES, KERNEL_LINES), np.int64)
+    if kernel == 1:
+        lines[:, :, 1, 1] = layer.weights[:, :, 0, 0]
+    else:
+        lines[:] = layer.weights
+    used = (lines != 0).any(axis=0)                         # [C, line, tap]
+    words = [(c, line) for c in range(in_channels) for line in range(KERNEL_LINES) if used[c, line].any()]
+    need(len(words) <= machine.weight_depth,
+         f"a k-tile has {len(words)} kernel lines; weight_depth={machine.weight_depth}")
+    need(layer.codes.shape[1] <= machine.scale_depth,
+         f"{layer.codes.shape[1]} groups; scale_depth={machine.scale_depth}")
+    first_word = {c: number for number, (c, _) in reversed(list(enumerate(words)))}
+    padded = np.zeros((k_tiles * machine.cols, *lines.shape[1:]), np.int64)
+    padded[:outputs] = lines
+    padded_codes = np.zeros((k_tiles * machine.cols, layer.codes.shape[1]), np.int64)
+    padded_codes[:outputs] = layer.codes
+    index = np.array(words, np.int64).reshape(-1, 2)
+    tiled = padded[:, index[:, 0], index[:, 1]].reshape(k_tiles, machine.cols, len(words), KERNEL_LINES)
+
+    # Channel lists.
+    channels = split_channels(layer, machine.arrays) if channels is None else channels
+    if sorted(c for share in channels for c in share) != list(range(in_channels)):
+        raise ValueError(f"channels must name each of 0..{in_channels - 1} once, in {machine.arrays} lists")
+    bases = [base + c * samples * height * width
+             for base, tensor in zip(placement.inputs, layer.inputs, strict=True) for c in range(tensor.shape[0])]
+    lists = []
+    for share in channels:
+        share = [c for c in share if c in first_word]       # a channel without weights adds nothing
+        groups = [c // layer.group for c in share]
+        need(list_first + len(share) <= machine.list_depth,
+             f"a channel list of {len(share)} entries from {list_first} on; list_depth={machine.list_depth}")
+        lists.append([
+            Entry(bases[c], first_word[c], group, int((used[c].reshape(-1) << np.arange(9)).sum()),
+                  formats[c].signed, [*groups, None][place + 1] != group)
+            for place, (c, group) in enumerate(zip(share, groups, strict=True))
+        ])
+
+    # Post-processor.
+    blocks = layer.post.M.shape[0]
+    need(param_first + blocks * outputs <= machine.param_depth,
+         f"{blocks} parameter blocks of {outputs} words from {param_first} on; param_depth={machine.param_depth}")
+    need(sample_first + samples <= machine.samples, f"{samples} samples from {sample_first} on; samples={machine.samples}")
+    params = np.stack([layer.post.M, layer.post.R, layer.post.B], axis=-1).reshape(-1, 3)
+    limit = 1 << (machine.bias_bits - 1)
+    need(bool(((-limit <= layer.post.B) & (layer.post.B < limit)).all()), f"B exceeds {machine.bias_bits} bits")
+
+    out_pixels = int(np.prod(layer.out_shape[1:]))
+    stride = layer.out_fmt.planes * out_pixels
+    pixels = samples * height * width
+    residual = layer.residual
+    fields: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "pixels": pixels,
+        "sample_pixels": height * width,
+        "tiles": -(-pixels // machine.rows),
+        "k_tiles": k_tiles,
+        "last_cols": outputs - (k_tiles - 1) * machine.cols,
+        "list_first": [list_first] * machine.arrays,
+        "list_count": [len(entries) for entries in lists],
+        "out_base": placement.out,
+        "out_channel": (4 * stride if layer.transform == "space_to_depth" else stride) % machine.act_nibbles,
+        "out_plane": out_pixels % machine.act_nibbles,
+        "out_format": {"wide": layer.out_fmt.planes - 1, "signed": layer.out_fmt.signed},
+        "transform": layer.transform,
+        "shift": layer.post.shift,
+        "dead_zone": layer.post.dead_zone,
+        "residual": residual is not None,
+        "res_base": placement.residual % machine.act_nibbles,
+        "res_channel": residual.fmt.planes * pixels if residual else 0,
+        "res_plane": pixels if residual else 0,
+        "res_format": {"wide": residual.fmt.planes - 1, "signed": residual.fmt.signed} if residual
+        else {"wide": 0, "signed": 0},
+        "sample_first": sample_first,
+    }
+    return LayerImage(
+        fields=fields, lists=lists, weights=tiled.transpose(0, 2, 3, 1),
+        taps=used[index[:, 0], index[:, 1]] if len(words) else np.zeros((0, KERNEL_LINES), np.bool_),
+        codes=padded_codes.reshape(k_tiles, machine.cols, -1).transpose(0, 2, 1),
+        params=params, sample_words=param_first + outputs * layer.post.sample_block, bounds=bounds,
+        list_first=list_first, param_first=param_first)

@@ -1,0 +1,231 @@
+"""Channel-last address generator: walks (k-tile, tile, channel list, kernel line) and says what to read.
+
+Every kernel line of a tile is one run of rows + 2 contiguous nibbles at `base + e0 - 1 + dy*W`, whatever the
+map's width; rows whose neighbour lies outside the image are masked. No multiplier is needed: a tile's masks are made
+one pixel per cycle by a walker that works one tile ahead, and addresses follow by addition.
+
+Two pipelines meet in the line stage (time runs downwards, three lines per entry):
+
+    list memory          entry          tile walker            request
+    read entry 1         entry 0        shifts in tile 1       entry 0, line 0
+    .                    entry 0        .                      entry 0, line 1
+    .                    entry 0        .                      entry 0, line 2
+    read entry 2         entry 1        .                      entry 1, line 0
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .config import LINE_TAPS, Config
+from .interfaces import entry_layout, layer_layout, request_layout
+
+__all__ = ["AddressGenerator"]
+
+
+class AddressGenerator(wiring.Component):
+    """Reads of one array for one layer.
+
+    Parameters
+    ----------
+    config : Config
+    array : int
+        Index of the array, which picks its channel list.
+
+    Members
+    -------
+    layer : In(layer_layout)
+        Stable from `start` until the layer is done.
+    start : In(1)
+        Begin the layer; only while `idle`.
+    idle : Out(1)
+        Every request of the layer has left.
+    list_index, list_entry, list_write : In
+        Write port of the channel list, free while the layer that uses the entries does not run.
+    ktile_ready : In(1)
+        The weights of the next k-tile are loaded.
+    ktile_take : Out(1)
+        The k-tile's first request is made in this cycle.
+    ktile_skip : Out(1)
+        The k-tile is passed over in this cycle: the array has no channels in this layer.
+    wait_weights : Out(1)
+        The next request waits for its k-tile's weights.
+    requests : Out(stream of request_layout)
+    """
+
+    def __init__(self, config: Config, array: int = 0) -> None:
+        self.config = config
+        self.array = array
+        super().__init__({
+            "layer": In(layer_layout(config)),
+            "start": In(1),
+            "idle": Out(1),
+            "list_index": In(range(config.list_depth)),
+            "list_entry": In(entry_layout(config)),
+            "list_write": In(1),
+            "ktile_ready": In(1),
+            "ktile_take": Out(1),
+            "ktile_skip": Out(1),
+            "wait_weights": Out(1),
+            "requests": Out(stream.Signature(request_layout(config))),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, layer, rows = self.config, self.layer, self.config.rows
+        addr_bits = config.addr_bits
+        count = layer.list_count[self.array]
+
+        # Tile walker: one pixel per cycle into the masks of the next tile.
+        masks = {name: Signal(rows, name=f"next_{name}") for name in ("left", "right", "top", "mid", "bottom")}
+        lane = Signal(range(rows + 1))
+        x = Signal(config.dim_bits)
+        y = Signal(config.dim_bits)
+        pixel = Signal(addr_bits + 1)
+        next_e0 = Signal(addr_bits)
+        next_tile = Signal(addr_bits)
+        next_valid = lane == rows
+        take_tile = Signal()
+
+        inside = pixel < layer.pixels
+        right_edge = x == layer.width - 1
+        bottom_edge = y == layer.height - 1
+        with m.If(~next_valid):
+            bits = {"left": x != 0, "right": ~right_edge, "mid": inside,
+                    "top": inside & (y != 0), "bottom": inside & ~bottom_edge}
+            for name, mask in masks.items():
+                m.d.sync += mask.eq(Cat(mask[1:], bits[name]))
+            m.d.sync += [lane.eq(lane + 1), pixel.eq(pixel + 1), x.eq(Mux(right_edge, 0, x + 1))]
+            with m.If(right_edge):
+                m.d.sync += y.eq(Mux(bottom_edge, 0, y + 1))
+        with m.If(take_tile):
+            m.d.sync += [lane.eq(0), next_e0.eq(next_e0 + rows), next_tile.eq(next_tile + 1)]
+        restart = Signal()
+        m.d.comb += restart.eq(self.start | take_tile & (next_tile == layer.tiles - 1))
+        with m.If(restart):
+            m.d.sync += [sig.eq(0) for sig in (lane, x, y, pixel, next_e0, next_tile)]
+
+        # The tile at work: its masks, and where its three kernel lines begin.
+        tile_valid = Signal()
+        tile_done = Signal()
+        tile = {name: Signal(rows, name=f"tile_{name}") for name in masks}
+        offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
+        m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
+        with m.If(take_tile):
+            m.d.sync += [tile[name].eq(masks[name]) for name in masks]
+            m.d.sync += [
+                offsets[0].eq(next_e0 - 1 - layer.width),
+                offsets[1].eq(next_e0 - 1),
+                offsets[2].eq(next_e0 - 1 + layer.width),
+                tile_valid.eq(1),
+            ]
+        with m.Elif(tile_done):
+            m.d.sync += tile_valid.eq(0)
+
+        # List stage: read the next entry while the current one is used, around and around.
+        m.submodules.list = channel_list = Memory(shape=entry_layout(config), depth=config.list_depth, init=[])
+        writer = channel_list.write_port()
+        reader = channel_list.read_port()
+        m.d.comb += [writer.addr.eq(self.list_index), writer.data.eq(self.list_entry), writer.en.eq(self.list_write)]
+
+        index = Signal(range(config.list_depth + 1))
+        tiles_read = Signal(addr_bits)
+        k_tiles_read = Signal.like(layer.k_tiles)
+        reading = Signal()
+        entry = reader.data
+        entry_valid = Signal()
+        entry_done = Signal()
+        ends_tile = Signal()    # the current entry is the list's last
+        ends_ktile = Signal()   # and its tile is the k-tile's last
+        last_index = index == count - 1
+        last_tile = tiles_read == layer.tiles - 1
+        m.d.comb += [
+            reader.addr.eq(layer.list_first[self.array] + index),
+            reader.en.eq(reading & (~entry_valid | entry_done)),
+        ]
+        with m.If(reader.en):
+            m.d.sync += [
+                entry_valid.eq(1),
+                ends_tile.eq(last_index),
+                ends_ktile.eq(last_index & last_tile),
+                index.eq(Mux(last_index, 0, index + 1)),
+            ]
+            with m.If(last_index):
+                m.d.sync += tiles_read.eq(Mux(last_tile, 0, tiles_read + 1))
+                with m.If(last_tile):
+                    m.d.sync += k_tiles_read.eq(k_tiles_read + 1)
+                    with m.If(k_tiles_read == layer.k_tiles - 1):
+                        m.d.sync += reading.eq(0)
+        with m.Elif(entry_done):
+            m.d.sync += entry_valid.eq(0)
+
+        # Line stage: the used lines of the entry, in order.
+        lines_done = Signal(LINE_TAPS)
+        used = Cat(entry.taps.word_select(line, LINE_TAPS).any() for line in range(LINE_TAPS))
+        left_over = used & ~lines_done
+        line = Signal(range(LINE_TAPS))
+        last_line = Signal()
+        ordinal = Signal(range(LINE_TAPS))
+        with m.Switch(left_over):
+            for code in range(1, 1 << LINE_TAPS):
+                with m.Case(code):
+                    m.d.comb += [line.eq((code & -code).bit_length() - 1), last_line.eq(code & (code - 1) == 0)]
+
+        fresh_ktile = Signal(init=1)
+        half = Signal()
+        request = self.requests.payload
+        room = ~self.requests.valid | self.requests.ready
+        emit = Signal()
+        m.d.comb += [
+            emit.eq(entry_valid & tile_valid & room & (~fresh_ktile | self.ktile_ready)),
+            entry_done.eq(emit & last_line),
+            tile_done.eq(entry_done & ends_tile),
+            self.ktile_take.eq(emit & fresh_ktile),
+            self.wait_weights.eq(entry_valid & fresh_ktile & ~self.ktile_ready),
+        ]
+        with m.If(room):
+            m.d.sync += self.requests.valid.eq(emit)
+        with m.If(emit):
+            taps = entry.taps.word_select(line, LINE_TAPS)
+            inside_line = Signal(rows)
+            offset = Signal(addr_bits)
+            with m.Switch(line):
+                for number, name in enumerate(("top", "mid", "bottom")):
+                    with m.Case(number):
+                        m.d.comb += [inside_line.eq(tile[name]), offset.eq(offsets[number])]
+            m.d.sync += [
+                lines_done.eq(Mux(last_line, 0, lines_done | (1 << line))),
+                ordinal.eq(Mux(last_line, 0, ordinal + 1)),
+                fresh_ktile.eq(entry_done & ends_ktile),
+                request.addr.eq(entry.base + offset),
+                request.weight.eq(entry.weight + ordinal),
+                request.mask[0].eq(Mux(taps[0], inside_line & tile["left"], 0)),
+                request.mask[1].eq(Mux(taps[1], inside_line, 0)),
+                request.mask[2].eq(Mux(taps[2], inside_line & tile["right"], 0)),
+                request.taps.eq(taps),
+                request.a_signed.eq(entry.a_signed),
+                request.group.eq(entry.group),
+                request.half.eq(half),
+                request.last.eq(entry.last & last_line),
+                request.tile_last.eq(last_line & ends_tile),
+                request.ktile_last.eq(last_line & ends_ktile),
+            ]
+            with m.If(entry_done & ends_ktile):
+                m.d.sync += half.eq(~half)
+
+        # An array without channels still steps over the k-tiles.
+        skips = Signal.like(layer.k_tiles)
+        m.d.comb += self.ktile_skip.eq((skips != 0) & self.ktile_ready)
+        with m.If(self.ktile_skip):
+            m.d.sync += [skips.eq(skips - 1), half.eq(~half)]
+
+        with m.If(self.start):
+            m.d.sync += [
+                reading.eq(count != 0),
+                skips.eq(Mux(count == 0, layer.k_tiles, 0)),
+                tile_valid.eq(0),
+                index.eq(0), tiles_read.eq(0), k_tiles_read.eq(0),
+            ]
+        m.d.comb += self.idle.eq(~reading & ~entry_valid & ~self.requests.valid & (skips == 0))
+        return m

@@ -1,0 +1,189 @@
+"""Layer engine: runs one convolution layer from a configuration port to the written result.
+
+    load ──┬─> weight memory ──┐
+           ├─> channel list    │
+           │        │          │
+           │   address gen. ─> window fetcher ─> dense array ──┐
+           │                       │    (one of each per array)│
+           ├─> activation memory <─┘                           │
+           │        ^      └──────────── residual ─────> post-processor
+           └─> parameters ─────────────────────────────>       │
+                    └──────────────────────────────────────────┘ write
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from .actmem import ActivationMemory
+from .addrgen import AddressGenerator
+from .config import Config
+from .dense import DenseArray
+from .fetcher import PortArbiter, WindowFetcher
+from .interfaces import Space, layer_layout, load_layout
+from .ppu import PostProcessor
+from .readout import Readout, address_shape
+from .weights import WeightMemory
+
+__all__ = ["CAUSES", "LayerEngine", "counters_layout"]
+
+CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")
+
+
+def counters_layout(config: Config) -> data.StructLayout:
+    """Counters of the layer that runs or ran last, 32 bits each.
+
+    Members
+    -------
+    cycles :
+        From the layer's start to its last write.
+    array : one per array
+        busy: cycles in which it multiplied. fetch, weights, drain, post, write: cycles in which it did not, because no
+        window was there; its k-tile's weights were not there; its drain chain was busy; both of its accumulator banks
+        were waiting for the post-processor; and that because each result takes several writes. What is left of
+        `cycles` is the layer's beginning and end.
+    """
+    return data.StructLayout({
+        "cycles": 32,
+        "array": data.ArrayLayout(data.StructLayout(dict.fromkeys(CAUSES, 32)), config.arrays),
+    })
+
+
+class LayerEngine(wiring.Component):
+    """Layer engine.
+
+    Members
+    -------
+    load : In(stream of load_layout)
+        Fills the memories. Weights of the k-tiles come in order and wait while both halves are in use.
+    layer : In(stream of layer_layout)
+        Taken while idle; begins the layer.
+    done : Out(1)
+        In the cycle after the layer's last write.
+    counters : Out(counters_layout)
+    addresses : In(stream of beat address), beats : Out(stream of bus_bits)
+        Reads the activation memory.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "load": In(stream.Signature(load_layout(config))),
+            "layer": In(stream.Signature(layer_layout(config))),
+            "done": Out(1),
+            "counters": Out(counters_layout(config)),
+            "addresses": In(stream.Signature(address_shape(config))),
+            "beats": Out(stream.Signature(config.bus_bits)),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config = self.config
+        load = self.load.payload
+        load_en = self.load.valid & self.load.ready
+
+        m.submodules.memory = memory = ActivationMemory(config)
+        m.submodules.ppu = ppu = PostProcessor(config)
+        m.submodules.readout = readout = Readout(config)
+        connect(m, flipped(self.addresses), readout.addresses)
+        connect(m, readout.beats, flipped(self.beats))
+
+        # The layer at work.
+        layer = Signal(layer_layout(config))
+        start = Signal()
+        running = Signal()
+        idle = Signal(init=1)
+        m.d.comb += self.layer.ready.eq(~start & ~running)
+        m.d.sync += start.eq(self.layer.valid & self.layer.ready)
+        with m.If(self.layer.valid & self.layer.ready):
+            m.d.sync += layer.eq(self.layer.payload)
+        with m.If(start):
+            m.d.sync += running.eq(1)
+        m.d.comb += self.done.eq(running & idle)
+        with m.If(self.done):
+            m.d.sync += running.eq(0)
+        with m.If(start):
+            m.d.sync += self.counters.cycles.eq(1)
+        with m.Elif(running & ~self.done):
+            m.d.sync += self.counters.cycles.eq(self.counters.cycles + 1)
+
+        # Arrays. Each has its own list, weights and fetcher; fetchers share the read ports.
+        port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
+        port_users[-1] += [ppu.residual]
+        idles = [ppu.idle]
+        weights_ready = []
+        for array in range(config.arrays):
+            m.submodules[f"addrgen{array}"] = addrgen = AddressGenerator(config, array)
+            m.submodules[f"weights{array}"] = weights = WeightMemory(config)
+            m.submodules[f"fetcher{array}"] = fetcher = WindowFetcher(config)
+            m.submodules[f"dense{array}"] = dense = DenseArray(config)
+            port_users[array % config.read_ports].append(fetcher.memory)
+            weights_ready.append(weights.load_ready)
+            idles += [addrgen.idle, fetcher.idle, dense.idle]
+            index_bits = (config.list_depth - 1).bit_length()
+            m.d.comb += [
+                addrgen.layer.eq(layer),
+                addrgen.start.eq(start),
+                addrgen.ktile_ready.eq(weights.ready),
+                addrgen.list_index.eq(load.address[:index_bits]),
+                addrgen.list_entry.eq(load.data),
+                addrgen.list_write.eq(load_en & (load.space == Space.LIST) & (load.address[index_bits:] == array)),
+                weights.load.eq(load),
+                weights.load_en.eq(load_en),
+                weights.take.eq(addrgen.ktile_take | addrgen.ktile_skip),
+                weights.release.eq(dense.ktile_done | addrgen.ktile_skip),
+                weights.weight_en.eq(fetcher.weight_en),
+                weights.weight_half.eq(fetcher.weight_half),
+                weights.weight_addr.eq(fetcher.weight_addr),
+                fetcher.weights.eq(weights.weights),
+                weights.scale_en.eq(dense.scale_en),
+                weights.scale_half.eq(dense.scale_half),
+                weights.scale_addr.eq(dense.scale_addr),
+                dense.codes.eq(weights.codes),
+            ]
+            connect(m, addrgen.requests, fetcher.requests)
+            connect(m, fetcher.windows, dense.windows)
+            connect(m, dense.tiles, ppu.tiles[array])
+
+            starved = ~fetcher.windows.valid
+            happened = {
+                "busy": dense.busy,
+                "fetch": starved & ~addrgen.wait_weights & ~(addrgen.idle & fetcher.idle),
+                "weights": starved & addrgen.wait_weights,
+                "drain": dense.wait_drain,
+                "post": dense.wait_tiles & ~ppu.extra,
+                "write": dense.wait_tiles & ppu.extra,
+            }
+            for cause in CAUSES:
+                counter = self.counters.array[array][cause]
+                m.d.sync += counter.eq(Mux(start, 0, counter + happened[cause]))
+
+        # Read ports: the residual first, for everything waits for the post-processor; the host last.
+        port_users[-1].append(readout.memory)
+        for port, users in enumerate(port_users):
+            m.submodules[f"arbiter{port}"] = arbiter = PortArbiter(config, len(users))
+            connect(m, arbiter.memory, memory.read[port])
+            for number, user in enumerate(users):
+                connect(m, user, arbiter.user[number])
+
+        # Loads. The post-processor's writes go first.
+        writes = ppu.write.mask.any()
+        beat = load.space == Space.ACTIVATION
+        to_half = (load.space == Space.WEIGHT) | (load.space == Space.SCALE)
+        beat_mask = (1 << config.bus_nibbles) - 1
+        m.d.comb += [
+            ppu.layer.eq(layer),
+            ppu.start.eq(start),
+            ppu.load.eq(load),
+            ppu.load_en.eq(load_en),
+            self.load.ready.eq(Mux(beat, ~writes, ~to_half | Cat(weights_ready).all())),
+            memory.write.eq(ppu.write),
+            idle.eq(Cat(idles).all()),
+        ]
+        with m.If(~writes):
+            m.d.comb += [
+                memory.write.addr.eq(load.address << (config.bus_nibbles - 1).bit_length()),
+                memory.write.data.as_value().eq(load.data),
+                memory.write.mask.eq(Mux(load_en & beat, beat_mask, 0)),
+            ]
+        return m

@@ -1,0 +1,136 @@
+"""Window fetcher: turns read requests into windows, and shares read ports of the activation memory.
+
+A request reads the activation memory and the weight memory in the same cycle; both answer two cycles later:
+
+    cycle       0               1                2                      3
+    request 0   taken, reads    banks, words     rotated, registered    in the queue
+    request 1   .               taken, reads     banks, words           rotated, registered
+
+A request is only taken while the queue has room for it and for all that are on their way, so nothing is ever lost and
+an array that stalls stalls nobody else.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .actmem import read_port_signature
+from .config import LINE_TAPS, Config
+from .interfaces import request_layout, window_layout
+
+__all__ = ["PortArbiter", "WindowFetcher"]
+
+READ_CYCLES = 2
+
+
+class WindowFetcher(wiring.Component):
+    """Reads of one array.
+
+    Members
+    -------
+    requests : In(stream of request_layout)
+    windows : Out(stream of window_layout)
+    memory : Out(read_port_signature)
+    weight_en, weight_half, weight_addr : Out
+    weights : In(3 x cols nibbles)
+        See `hw.weights.WeightMemory`.
+    idle : Out(1)
+        Nothing is on its way or queued.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "requests": In(stream.Signature(request_layout(config))),
+            "windows": Out(stream.Signature(window_layout(config))),
+            "memory": Out(read_port_signature(config)),
+            "weight_en": Out(1),
+            "weight_half": Out(1),
+            "weight_addr": Out(config.weight_bits),
+            "weights": In(data.ArrayLayout(4 * config.cols, LINE_TAPS)),
+            "idle": Out(1),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config = self.config
+        request = self.requests.payload
+        window = Signal(window_layout(config))
+        m.submodules.queue = queue = fifo.SyncFIFO(width=window.shape().size, depth=config.fetch_depth)
+
+        # Slots taken: queued, or on their way.
+        taken = Signal(range(config.fetch_depth + 1))
+        popped = self.windows.valid & self.windows.ready
+        issue = Signal()
+        m.d.comb += [
+            self.memory.en.eq(self.requests.valid & (taken != config.fetch_depth)),
+            self.memory.addr.eq(request.addr),
+            issue.eq(self.memory.en & self.memory.ready),
+            self.requests.ready.eq(issue),
+            self.weight_en.eq(issue),
+            self.weight_half.eq(request.half),
+            self.weight_addr.eq(request.weight),
+            self.idle.eq(taken == 0),
+        ]
+        m.d.sync += taken.eq(taken + issue - popped)
+
+        # What the window keeps of its request waits for the memories.
+        kept = {name: request[name] for name, _ in request_layout(config) if name not in ("addr", "weight")}
+        for stage in range(READ_CYCLES):
+            later = {name: Signal.like(value, name=f"{name}{stage}") for name, value in kept.items()}
+            m.d.sync += [later[name].eq(value) for name, value in kept.items()]
+            kept = later
+        m.d.comb += [window[name].eq(value) for name, value in kept.items()]
+        m.d.comb += [
+            Cat(*(window.nibbles[i] for i in range(config.rows + 2))).eq(
+                self.memory.data.as_value()[:4 * (config.rows + 2)]),
+            window.weights.as_value().eq(Cat(self.weights)),
+            queue.w_data.eq(window),
+            queue.w_en.eq(self.memory.valid),
+            self.windows.payload.eq(queue.r_data),
+            self.windows.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.windows.ready),
+        ]
+        return m
+
+
+class PortArbiter(wiring.Component):
+    """Shares one read port among several users; the first that asks wins.
+
+    Parameters
+    ----------
+    config : Config
+    users : int
+
+    Members
+    -------
+    user : In(read_port_signature) x users
+        `data` is common to all, `valid` tells whose it is.
+    memory : Out(read_port_signature)
+    """
+
+    def __init__(self, config: Config, users: int) -> None:
+        self.config = config
+        self.users = users
+        super().__init__({
+            "user": In(read_port_signature(config)).array(users),
+            "memory": Out(read_port_signature(config)),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        granted = Signal(self.users)
+        free = self.memory.ready
+        for number, user in enumerate(self.user):
+            m.d.comb += [user.ready.eq(free), granted[number].eq(user.en & free), user.data.eq(self.memory.data)]
+            free = free & ~user.en
+        chosen = self.user[self.users - 1].addr
+        for user in reversed(list(self.user)[:-1]):
+            chosen = Mux(user.en, user.addr, chosen)
+        m.d.comb += [self.memory.addr.eq(chosen), self.memory.en.eq(granted.any())]
+        for _ in range(READ_CYCLES):
+            later = Signal(self.users)
+            m.d.sync += later.eq(granted)
+            granted = later
+        m.d.comb += [user.valid.eq(granted[number] & self.memory.valid) for number, user in enumerate(self.user)]
+        return m

@@ -1,0 +1,208 @@
+"""Layouts of what travels between the blocks. Bit positions follow from the order of the members, LSB first."""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data, enum
+
+from .config import LINE_TAPS, MULT_BITS, TAPS, Config
+
+__all__ = ["Space", "Transform", "format_layout", "layer_layout", "entry_layout", "load_layout", "param_layout",
+           "request_layout", "window_layout", "write_layout"]
+
+
+class Space(enum.Enum, shape=3):
+    """Where a loaded beat goes. The address counts beats; fields below are listed from the LSB."""
+
+    ACTIVATION = 0  # beat of the activation memory
+    WEIGHT = 1      # beat of the tap (a power of two of them), tap 0..2 (two bits), word
+    SCALE = 2       # beat of the word (a power of two of them), word
+    PARAM = 3       # beat of the word (a power of two of them), word
+    LIST = 4        # entry (list_depth of them), array
+    SAMPLE = 5      # sample; the data are the address of its first parameter word
+
+
+class Transform(enum.Enum, shape=2):
+    """What happens to a map on its way into memory."""
+
+    NONE = 0
+    UPSAMPLE = 1        # 2x nearest
+    SPACE_TO_DEPTH = 2  # 2x2 pixels become channels 4*k + 2*(h & 1) + (w & 1)
+
+
+def format_layout() -> data.StructLayout:
+    """Number format of a tensor: u4, s4, u8 or s8.
+
+    Members
+    -------
+    wide : 1 bit
+        Two nibble planes per channel.
+    signed : 1 bit
+        Two's complement.
+    """
+    return data.StructLayout({"wide": 1, "signed": 1})
+
+
+def layer_layout(config: Config) -> data.StructLayout:
+    """One convolution layer, as the engine's configuration port takes it.
+
+    Members
+    -------
+    width, height : dim_bits
+        Of the map that the convolution reads and computes (before the write transform).
+    pixels : addr_bits + 1
+        N*H*W.
+    sample_pixels : addr_bits + 1
+        H*W.
+    tiles : addr_bits
+        ceil(pixels / rows).
+    k_tiles : 10 bits
+        ceil(K / cols).
+    last_cols : bits of cols
+        Output channels of the last k-tile, 1..cols.
+    list_first, list_count : arrays x bits of list_depth (count one more)
+        Where each array's channel list begins and how long it is; 0 entries leave the array idle.
+    out_base, out_channel, out_plane : addr_bits
+        Nibble address of the written tensor, its distance from channel to channel and from plane to plane.
+    out_format : format_layout
+    transform : Transform
+    shift : bits of shift_max
+        S of the post-processor.
+    dead_zone : 8 bits
+        Results of smaller magnitude become 0.
+    residual : 1 bit
+        Add a tensor of the shape of the result (before the write transform).
+    res_base, res_channel, res_plane : addr_bits
+        As out_*.
+    res_format : format_layout
+    sample_first : bits of samples
+        Where the layer's part of the sample table begins.
+    """
+    addr = unsigned(config.addr_bits)
+    arrays = config.arrays
+    list_bits = (config.list_depth - 1).bit_length()
+    return data.StructLayout({
+        "width": config.dim_bits,
+        "height": config.dim_bits,
+        "pixels": config.addr_bits + 1,
+        "sample_pixels": config.addr_bits + 1,
+        "tiles": addr,
+        "k_tiles": 10,
+        "last_cols": config.cols.bit_length(),
+        "list_first": data.ArrayLayout(list_bits, arrays),
+        "list_count": data.ArrayLayout(list_bits + 1, arrays),
+        "out_base": addr,
+        "out_channel": addr,
+        "out_plane": addr,
+        "out_format": format_layout(),
+        "transform": Transform,
+        "shift": config.shift_max.bit_length(),
+        "dead_zone": 8,
+        "residual": 1,
+        "res_base": addr,
+        "res_channel": addr,
+        "res_plane": addr,
+        "res_format": format_layout(),
+        "sample_first": (config.samples - 1).bit_length(),
+    })
+
+
+def entry_layout(config: Config) -> data.StructLayout:
+    """One entry of a channel list: docs/architecture.md, "Channel list"."""
+    return data.StructLayout({
+        "base": config.addr_bits,
+        "weight": config.weight_bits,
+        "group": config.group_bits,
+        "taps": TAPS,
+        "a_signed": 1,
+        "last": 1,
+    })
+
+
+def param_layout(config: Config) -> data.StructLayout:
+    """The post-processor's parameters of one output channel: y = clamp((acc*M + B + residual*R + half) >> S)."""
+    return data.StructLayout({"m": signed(MULT_BITS), "r": signed(MULT_BITS), "b": signed(config.bias_bits)})
+
+
+def load_layout(config: Config) -> data.StructLayout:
+    """One beat on its way into a memory.
+
+    Members
+    -------
+    data : bus_bits
+    address : 24 bits
+        In beats of the space, see `Space`.
+    space : Space
+    commit : 1 bit
+        For WEIGHT and SCALE: the k-tile is complete with this beat; the next one goes to the other half.
+    """
+    return data.StructLayout({"data": config.bus_bits, "address": 24, "space": Space, "commit": 1})
+
+
+def _step_members(config: Config) -> dict[str, object]:
+    """What a kernel line carries from the address generator to its array."""
+    return {
+        "mask": data.ArrayLayout(config.rows, LINE_TAPS),
+        "taps": LINE_TAPS,
+        "a_signed": 1,
+        "last": 1,
+        "tile_last": 1,
+        "ktile_last": 1,
+        "half": 1,
+        "group": config.group_bits,
+    }
+
+
+def request_layout(config: Config) -> data.StructLayout:
+    """One kernel line of one channel of one tile, to be read.
+
+    Members
+    -------
+    mask : 3 x rows bits
+        For each tap of the line, the rows whose neighbour is inside the image.
+    taps : 3 bits
+        Taps of the line that are used.
+    a_signed : 1 bit
+        The activation nibbles are signed.
+    last, tile_last, ktile_last : 1 bit
+        This line ends a vector, the tile, the k-tile.
+    half : 1 bit
+        Half of the weight memory that holds the k-tile.
+    group : group_bits
+        Scale word of the vector.
+    addr : addr_bits
+        Nibble address of the left neighbour of row 0.
+    weight : weight_bits
+        Address of the weight word within the half.
+    """
+    return data.StructLayout(_step_members(config) | {"addr": config.addr_bits, "weight": config.weight_bits})
+
+
+def window_layout(config: Config) -> data.StructLayout:
+    """One kernel line of one channel of one tile, read; members as `request_layout`, and:
+
+    Members
+    -------
+    nibbles : rows + 2 nibbles
+        The pixels of the tile and one neighbour on either side; row r's taps are nibbles r, r+1 and r+2.
+    weights : 3 x cols nibbles
+        Signed.
+    """
+    return data.StructLayout(_step_members(config) | {
+        "nibbles": data.ArrayLayout(4, config.rows + 2),
+        "weights": data.ArrayLayout(data.ArrayLayout(signed(4), config.cols), LINE_TAPS),
+    })
+
+
+def write_layout(config: Config) -> data.StructLayout:
+    """One write to the activation memory.
+
+    Members
+    -------
+    addr : addr_bits
+        Nibble address of the run's first nibble.
+    data : run nibbles
+    mask : run bits
+        Nibbles to write.
+    """
+    return data.StructLayout({
+        "addr": config.addr_bits, "data": data.ArrayLayout(4, config.run), "mask": config.run,
+    })

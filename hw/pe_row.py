@@ -1,0 +1,156 @@
+"""PE row: the building block of both arrays. One row is one output pixel, its lanes are the output channels.
+
+    product stage      dot[k]   <= sum over taps of a[tap] * w[tap][k]
+    sum stage          local[k] <= (first ? 0 : local[k]) + dot[k];  at a vector's end the sum moves to hold[k]
+    drain              hold[] shifts towards the scale units, `lanes_per_scale` lanes each, one lane per cycle
+    scale unit         value <= (hold * mantissa) << shift            two cycles
+    accumulator        acc[bank][k] += value                          one cycle, at the same address
+
+A vector's sum leaves `hold` while the next vector adds up in `local`; a tile's accumulators are read from one bank
+while the next tile fills the other. All control comes from outside: the dense array drives all rows with one set.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .config import Config
+
+__all__ = ["PERow", "control_layout"]
+
+
+def control_layout(config: Config) -> data.StructLayout:
+    """What a row does in this cycle.
+
+    Members
+    -------
+    multiply : 1 bit
+        The operands are valid: form the products.
+    add : 1 bit
+        Add the products formed in the last cycle.
+    first : 1 bit
+        With `add`: they begin a vector.
+    hold : 1 bit
+        With `add`: they end it; the sum moves on to be drained.
+    shift : 1 bit
+        Drain one lane of each scale unit.
+    mantissa : 4 bits x scale_units, shift_by : bits of scale_shift_max x scale_units
+        The draining lane's scale is mantissa << shift_by; the shift acts one cycle after the mantissa.
+    write : 1 bit
+        Add the scaled value to the accumulator.
+    write_bank : 1 bit, write_lane : bits of lanes_per_scale
+        Which one.
+    overwrite : 1 bit
+        With `write`: the tile's first vector, replace the accumulator.
+    read_bank : 1 bit, read_lane : bits of cols
+        Accumulator to be read.
+    """
+    units = config.scale_units
+    return data.StructLayout({
+        "multiply": 1,
+        "add": 1,
+        "first": 1,
+        "hold": 1,
+        "shift": 1,
+        "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
+        "shift_by": data.ArrayLayout(max(1, config.scale_shift_max.bit_length()), units),
+        "write": 1,
+        "write_bank": 1,
+        "write_lane": range(config.lanes_per_scale),
+        "overwrite": 1,
+        "read_bank": 1,
+        "read_lane": range(config.cols),
+    })
+
+
+class PERow(wiring.Component):
+    """One row of an array.
+
+    Parameters
+    ----------
+    config : Config
+    taps : int
+        Multipliers per lane.
+
+    Members
+    -------
+    a : In(signed 5 bits x taps)
+        Activations, the same for all lanes.
+    w : In(signed 4 bits x cols x taps)
+        Weights, the same for all rows.
+    control : In(control_layout)
+    acc : Out(signed acc_bits)
+        The accumulator asked for in the last cycle.
+    """
+
+    def __init__(self, config: Config, taps: int) -> None:
+        self.config = config
+        self.taps = taps
+        super().__init__({
+            "a": In(data.ArrayLayout(signed(5), taps)),
+            "w": In(data.ArrayLayout(data.ArrayLayout(signed(4), config.cols), taps)),
+            "control": In(control_layout(config)),
+            "acc": Out(signed(config.acc_bits)),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, control = self.config, self.control
+        lanes_per_unit = config.lanes_per_scale
+        units = config.scale_units
+        dot_bits = 9 + (self.taps - 1).bit_length()     # a 5 x 4 bit product has 9
+
+        holds = []
+        for lane in range(config.cols):
+            dot = Signal(signed(dot_bits), name=f"dot{lane}")
+            local = Signal(signed(config.psum_bits), name=f"local{lane}")
+            hold = Signal(signed(config.psum_bits), name=f"hold{lane}")
+            total = Signal(signed(config.psum_bits), name=f"total{lane}")
+            m.d.comb += total.eq(Mux(control.first, 0, local) + dot)
+            with m.If(control.multiply):
+                m.d.sync += dot.eq(sum(self.a[tap] * self.w[tap][lane] for tap in range(self.taps)))
+            with m.If(control.add):
+                m.d.sync += local.eq(total)
+            holds.append((hold, total))
+
+        read_values = []
+        read_unit = Signal(range(units))
+        read_place = Signal(range(lanes_per_unit))
+        with m.Switch(control.read_lane):
+            for lane in range(config.cols):
+                with m.Case(lane):
+                    m.d.comb += [read_unit.eq(lane // lanes_per_unit), read_place.eq(lane % lanes_per_unit)]
+
+        for unit in range(units):
+            chain = holds[unit * lanes_per_unit:(unit + 1) * lanes_per_unit]
+            for place, (hold, total) in enumerate(chain):
+                with m.If(control.hold):
+                    m.d.sync += hold.eq(total)
+                if place + 1 < len(chain):
+                    with m.Elif(control.shift):
+                        m.d.sync += hold.eq(chain[place + 1][0])
+
+            scaled = Signal(signed(config.psum_bits + config.scale_man_bits + 1), name=f"scaled{unit}")
+            value = Signal(signed(config.acc_bits), name=f"value{unit}")
+            m.d.sync += [
+                scaled.eq(chain[0][0] * control.mantissa[unit]),
+                value.eq(scaled << control.shift_by[unit]),
+            ]
+
+            accumulators = Memory(shape=signed(config.acc_bits), depth=2 * lanes_per_unit, init=[])
+            m.submodules[f"acc{unit}"] = accumulators
+            writer = accumulators.write_port()
+            old = accumulators.read_port(domain="comb")
+            reader = accumulators.read_port(domain="comb")
+            place = Cat(control.write_bank, control.write_lane)
+            m.d.comb += [
+                old.addr.eq(place),
+                writer.addr.eq(place),
+                writer.en.eq(control.write),
+                writer.data.eq(Mux(control.overwrite, 0, old.data) + value),
+                reader.addr.eq(Cat(control.read_bank, read_place)),
+            ]
+            read_values.append(reader.data)
+        m.d.sync += self.acc.eq(Array(read_values)[read_unit])
+        return m

@@ -1,0 +1,325 @@
+"""Post-processor: sums the arrays' accumulators, applies the layer's formula and writes the result back.
+
+    y = clamp((acc*M + B + residual*R + (1 << (S-1))) >> S), 0 where |y| < dead_zone
+
+A tile is cut into *segments*: the pixels of one sample (their parameters differ from sample to sample), or of one map
+line where a transform moves lines apart. Per segment and output channel it makes one *step* per write:
+
+    transform         steps of a 4-bit result, twice as many (low plane, high plane) of an 8-bit one
+    none              1
+    2x upsample       4: left and right half of the pixels, to two lines each (an empty half is left out)
+    space-to-depth    2: even and odd columns
+
+Every step takes the whole pipeline, so that nothing in it ever waits:
+
+    cycle   0 issue             1 accumulators   2 sum of arrays   3 x M, x R   4 add   5 shift   6 clamp   7 write
+              read residual       parameters       residual
+"""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .actmem import read_port_signature
+from .config import Config
+from .dense import accumulator_signature
+from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
+
+__all__ = ["PostProcessor"]
+
+DEPTH = 6   # cycles from issue to the cycle in which the write is presented
+
+
+class PostProcessor(wiring.Component):
+    """Post-processor of one engine.
+
+    Members
+    -------
+    layer : In(layer_layout)
+        Stable from `start` until `idle`.
+    start : In(1)
+        Begin the layer; only while `idle`.
+    idle : Out(1)
+        The layer's last write has been made.
+    tiles : In(accumulator_signature) x arrays
+    load : In(load_layout)
+        A beat of PARAM or SAMPLE; others are passed over.
+    load_en : In(1)
+    residual : Out(read_port_signature)
+    write : Out(write_layout)
+        Always taken.
+    busy, extra, wait_residual : Out(1)
+        In this cycle: a step is issued; it is a further write of the same result; the read port is taken.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "layer": In(layer_layout(config)),
+            "start": In(1),
+            "idle": Out(1),
+            "tiles": In(accumulator_signature(config)).array(config.arrays),
+            "load": In(load_layout(config)),
+            "load_en": In(1),
+            "residual": Out(read_port_signature(config)),
+            "write": Out(write_layout(config)),
+            "busy": Out(1),
+            "extra": Out(1),
+            "wait_residual": Out(1),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, layer = self.config, self.layer
+        rows, cols, addr_bits = config.rows, config.cols, config.addr_bits
+        upsample = layer.transform == Transform.UPSAMPLE
+        to_depth = layer.transform == Transform.SPACE_TO_DEPTH
+        by_line = upsample | to_depth
+
+        # Parameters and sample table, loaded beat by beat.
+        beat_bits = (config.param_beats - 1).bit_length()
+        m.submodules.params = params = Memory(
+            shape=config.param_beats * config.bus_bits, depth=config.param_depth, init=[])
+        param_write = params.write_port(granularity=config.bus_bits)
+        param_read = params.read_port()
+        m.submodules.samples = samples = Memory(shape=range(config.param_depth), depth=config.samples, init=[])
+        sample_write = samples.write_port()
+        sample_read = samples.read_port()
+        is_param = self.load_en & (self.load.space == Space.PARAM)
+        m.d.comb += [
+            param_write.addr.eq(self.load.address[beat_bits:]),
+            param_write.data.eq(self.load.data.replicate(config.param_beats)),
+            param_write.en.eq(Cat(is_param & (self.load.address[:beat_bits] == beat)
+                                  for beat in range(config.param_beats))),
+            sample_write.addr.eq(self.load.address),
+            sample_write.data.eq(self.load.data),
+            sample_write.en.eq(self.load_en & (self.load.space == Space.SAMPLE)),
+        ]
+
+        # Where we are. A run is what a segment must not cross: a sample, or a map line.
+        low = Signal(range(rows + 1))           # the segment's first row
+        high = Signal(range(rows + 1))          # the row after its last
+        e0 = Signal(addr_bits)                  # pixel of row 0
+        pixels_left = Signal(addr_bits + 1)     # from row 0 on
+        run_left = Signal(addr_bits + 1)        # pixels of the run, from the segment's first row on
+        run = Mux(by_line, layer.width, layer.sample_pixels)
+        line = Signal(config.dim_bits)          # in the sample
+        odd_line = line[0]
+        line_pixels = Signal(addr_bits)         # pixels of all lines before this one
+        line_pairs = Signal(addr_bits)          # width / 2 for each pair of lines begun before this one
+        sample = Signal(range(config.samples))
+        lane = Signal(range(cols))
+        k_first = Signal(range(config.param_depth))     # output channel of lane 0
+        k_tile = Signal.like(layer.k_tiles)
+        out_base, out_ktile = Signal(addr_bits), Signal(addr_bits)  # of the lane's channel; of lane 0's
+        res_base, res_ktile = Signal(addr_bits), Signal(addr_bits)
+
+        # Steps of one result: half of the pixels, line copy or column parity, plane.
+        part = Signal()         # upsample: half of the pixels
+        copy = Signal()         # upsample: line copy; space-to-depth: column parity
+        plane = Signal()
+        half_rows = (rows + 1) // 2
+        first_part = upsample & (low >= half_rows)
+        last_part = upsample & (high > half_rows)
+        last_step = (plane == layer.out_format.wide) & (copy == by_line) & (part == last_part)
+        last_lane = lane == Mux(k_tile == layer.k_tiles - 1, layer.last_cols - 1, cols - 1)
+
+        # A residual of two planes is read high plane first.
+        read_high = Signal()
+        issue = Signal()
+        reads = layer.residual
+        needs_high = reads & layer.res_format.wide & ~read_high
+        stepping = Signal()
+        m.d.comb += [
+            self.residual.en.eq(stepping & reads),
+            self.residual.addr.eq(res_base + e0 + Mux(needs_high, layer.res_plane, 0)),
+            issue.eq(stepping & ~needs_high & (self.residual.ready | ~reads)),
+            self.busy.eq(issue),
+            self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
+            self.wait_residual.eq(self.residual.en & ~self.residual.ready),
+        ]
+        with m.If(issue):
+            m.d.sync += read_high.eq(0)
+        with m.Elif(self.residual.en & self.residual.ready):
+            m.d.sync += read_high.eq(1)
+
+        tile_done = Signal()
+        # Arrays without channels take no part.
+        used = Cat(layer.list_count[array] != 0 for array in range(config.arrays))
+        ready = Cat(tiles.ready for tiles in self.tiles)
+        tile_ready = ((ready | ~used) == (1 << config.arrays) - 1)
+        for array, tiles in enumerate(self.tiles):
+            m.d.comb += [tiles.release.eq(tile_done & used[array]), tiles.lane.eq(lane)]
+
+        running = Signal()
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [
+                        sig.eq(0) for sig in (low, e0, line, line_pixels, line_pairs, k_first, k_tile)
+                    ]
+                    m.d.sync += [
+                        pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
+                        out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), running.eq(1),
+                    ]
+                    m.next = "TILE"
+            with m.State("TILE"):
+                with m.If(tile_ready):
+                    m.next = "SEGMENT"
+            with m.State("SEGMENT"):
+                rows_left = Mux(pixels_left < rows, pixels_left, rows)
+                ends_here = run_left <= rows_left - low
+                m.d.comb += sample_read.en.eq(1)
+                m.d.sync += [
+                    high.eq(Mux(ends_here, low + run_left, rows_left)),
+                    lane.eq(0), copy.eq(0), plane.eq(0), out_base.eq(out_ktile), res_base.eq(res_ktile),
+                    part.eq(first_part),
+                ]
+                m.next = "STEP"
+            with m.State("STEP"):
+                m.d.comb += stepping.eq(1)
+                with m.If(issue):
+                    m.d.sync += plane.eq(plane ^ layer.out_format.wide)
+                    with m.If(plane == layer.out_format.wide):
+                        m.d.sync += copy.eq(copy ^ by_line)
+                        with m.If(copy == by_line):
+                            m.d.sync += part.eq(Mux(last_step, first_part, 1))
+                    with m.If(last_step):
+                        m.d.sync += [lane.eq(lane + 1), out_base.eq(out_base + layer.out_channel),
+                                     res_base.eq(res_base + layer.res_channel)]
+                    with m.If(last_step & last_lane):
+                        m.next = "SEGMENT"
+                        ends_run = run_left == high - low
+                        ends_tile = (high == rows) | (high == pixels_left)
+                        ends_ktile = ends_tile & (pixels_left <= rows)
+                        m.d.sync += [low.eq(high), run_left.eq(run_left - (high - low))]
+                        with m.If(ends_run):
+                            m.d.sync += run_left.eq(run)
+                            with m.If(by_line & (line != layer.height - 1)):
+                                m.d.sync += line.eq(line + 1)
+                            with m.Else():
+                                m.d.sync += [line.eq(0), sample.eq(sample + 1)]
+                            m.d.sync += line_pixels.eq(line_pixels + layer.width)
+                            with m.If(~odd_line):
+                                m.d.sync += line_pairs.eq(line_pairs + (layer.width >> 1))
+                        with m.If(ends_tile):
+                            m.d.comb += tile_done.eq(1)
+                            m.d.sync += [low.eq(0), e0.eq(e0 + rows), pixels_left.eq(pixels_left - rows)]
+                            m.next = "TILE"
+                        with m.If(ends_ktile):
+                            m.d.sync += [
+                                sig.eq(0) for sig in (e0, line, line_pixels, line_pairs)
+                            ]
+                            m.d.sync += [
+                                pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
+                                k_first.eq(k_first + cols), k_tile.eq(k_tile + 1),
+                                out_ktile.eq(out_base + layer.out_channel), res_ktile.eq(res_base + layer.res_channel),
+                            ]
+                            with m.If(k_tile == layer.k_tiles - 1):
+                                m.d.sync += running.eq(0)
+                                m.next = "IDLE"
+
+        # Cycle 0: addresses of what the step reads, and the parts of where it writes.
+        m.d.comb += [
+            sample_read.addr.eq(sample),
+            param_read.addr.eq(sample_read.data + k_first + lane),
+            param_read.en.eq(issue),
+        ]
+        where = Signal(addr_bits)       # of row 0 (of the first row of the half), from the channel's plane on
+        with m.If(upsample):
+            m.d.comb += where.eq(((e0 + line_pixels) << 1) + Mux(part, 2 * half_rows, 0)
+                                 + Mux(copy, layer.width << 1, 0))
+        with m.Elif(to_depth):
+            # Column w = e0 + row - line_pixels lands at w >> 1; its channel is 4*k + 2*odd_line + parity.
+            m.d.comb += where.eq((e0 >> 1) + (e0[0] & ~copy) - line_pairs
+                                 + Mux(odd_line, layer.out_channel >> 1, 0) + Mux(copy, layer.out_channel >> 2, 0))
+        with m.Else():
+            m.d.comb += where.eq(e0)
+        step = data.StructLayout({
+            "valid": 1, "base": addr_bits, "where": addr_bits, "rows": rows, "plane": 1, "part": 1, "odd_first": 1,
+        })
+        steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
+        m.d.sync += [
+            steps[0].valid.eq(issue),
+            steps[0].base.eq(out_base + Mux(plane, layer.out_plane, 0)),
+            steps[0].where.eq(where),
+            steps[0].rows.eq(Cat((low <= row) & (row < high) for row in range(rows))),
+            steps[0].plane.eq(plane),
+            steps[0].part.eq(part),
+            steps[0].odd_first.eq(copy ^ e0[0]),
+        ]
+        m.d.sync += [new.eq(old) for old, new in zip(steps, steps[1:])]
+        m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
+
+        # Cycle 1: sum of the arrays. A residual's high plane arrives before its low plane.
+        param = Signal(param_layout(config))
+        m.d.sync += param.eq(param_read.data)
+        high_read = [Signal(name=f"high_read{cycle}") for cycle in range(2)]
+        m.d.sync += [
+            high_read[0].eq(self.residual.en & self.residual.ready & needs_high), high_read[1].eq(high_read[0]),
+        ]
+        rounding = Signal(config.bias_bits)
+        m.d.sync += rounding.eq((1 << layer.shift) >> 1)
+        offset = Signal(signed(config.bias_bits + 1))
+        m.d.sync += offset.eq(param.b + rounding)
+
+        results = []
+        for row in range(rows):
+            acc = Signal(signed(config.acc_bits), name=f"acc{row}")
+            m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
+
+            # Cycle 2: products.
+            product = Signal(signed(config.bias_bits), name=f"product{row}")
+            m.d.sync += product.eq(acc * param.m)
+            nibble = self.residual.data[row]
+            res_high = Signal(4, name=f"res_high{row}")
+            with m.If(high_read[1]):
+                m.d.sync += res_high.eq(nibble)
+            sign = nibble[3] & layer.res_format.signed
+            res = Mux(layer.res_format.wide, Cat(nibble, res_high, res_high[3] & layer.res_format.signed),
+                      Cat(nibble, sign.replicate(5))).as_signed()
+            addend = Signal(signed(9 + param.r.shape().width), name=f"addend{row}")
+            m.d.sync += addend.eq(Mux(reads, res * param.r, 0))
+
+            # Cycles 3 to 5: add, shift, clamp.
+            total = Signal(signed(config.bias_bits + 2), name=f"total{row}")
+            shifted = Signal.like(total, name=f"shifted{row}")
+            m.d.sync += [total.eq(product + addend + offset), shifted.eq(total >> layer.shift)]
+            results.append((shifted, Signal(8, name=f"y{row}")))
+
+        is_signed, wide = layer.out_format.signed, layer.out_format.wide
+        least = Mux(is_signed, Mux(wide, Const(-128, signed(9)), Const(-8, signed(9))), 0)
+        most = Mux(is_signed, Mux(wide, 127, 7), Mux(wide, 255, 15))
+        for row, (shifted, y) in enumerate(results):
+            clamped = Signal(signed(9), name=f"clamped{row}")
+            with m.If(shifted < least):
+                m.d.comb += clamped.eq(least)
+            with m.Elif(shifted > most):
+                m.d.comb += clamped.eq(most)
+            with m.Else():
+                m.d.comb += clamped.eq(shifted)
+            magnitude = Mux(clamped < 0, -clamped, clamped)
+            m.d.sync += y.eq(Mux(magnitude < layer.dead_zone, 0, clamped))
+
+        # Cycle 6: choose the plane, order the rows as the transform wants them.
+        last = steps[5]
+        lanes = [Cat(Mux(last.plane, y[4:], y[:4]), last.rows[row]) for row, (_, y) in enumerate(results)]
+        none = Const(0, 5)
+
+        def rows_from(sources: list[int]) -> list[Signal]:
+            return [lanes[row] if row < rows else none for row in sources]
+
+        places = range(max(rows, 2 * half_rows))
+        straight = rows_from(list(places))
+        doubled = [rows_from([part * half_rows + place // 2 for place in places]) for part in range(2)]
+        strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
+        for place in places:
+            chosen = Mux(upsample, Mux(last.part, doubled[1][place], doubled[0][place]),
+                         Mux(to_depth, Mux(last.odd_first, strided[1][place], strided[0][place]), straight[place]))
+            nibble = Signal(5, name=f"place{place}")
+            m.d.comb += nibble.eq(chosen)
+            m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(nibble[4] & last.valid)]
+        m.d.sync += self.write.addr.eq(last.base)
+        m.d.comb += self.idle.eq(~running & ~Cat(stage.valid for stage in steps).any())
+        return m

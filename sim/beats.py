@@ -1,0 +1,126 @@
+"""Beats of the engine's load port: a layer image, or a memory, as what travels over the bus.
+
+Addresses count beats of their space as `hw.interfaces.Space` says: the fields below the word take powers of two of
+places, beats that do not exist are never sent.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.layer import LayerImage
+from hw.config import Config
+from hw.interfaces import Space, Transform, entry_layout, layer_layout, load_layout, param_layout
+
+from .words import Words, to_words
+
+__all__ = ["image_beats", "ktile_beats", "layer_word", "load_beats", "memory_beats", "nibbles_of_beats"]
+
+ADDRESS_BITS = 24
+
+
+def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], values: Words, commit: bool = False) -> Words:
+    """Payloads of the load stream.
+
+    Parameters
+    ----------
+    config : Config
+    space : Space
+    addresses : integers [beats]
+    values : uint64 [beats, words of a beat]
+    commit : bool
+        Set the last beat's commit flag.
+
+    Returns
+    -------
+    uint64 [beats, words of load_layout]
+    """
+    control = addresses.astype(np.uint64) | np.uint64(space.value << ADDRESS_BITS)
+    if commit:
+        control[-1] |= np.uint64(1 << (ADDRESS_BITS + Space.as_shape().width))
+    if config.bus_bits == 32:
+        beats = values | (control << np.uint64(32))[:, None]
+    else:
+        beats = np.concatenate([values, control[:, None]], axis=1)
+    assert beats.shape[1] == -(-load_layout(config).size // 64), "load_layout has other members than this packs"
+    return beats
+
+
+def _bytes_to_beats(config: Config, data: NDArray[np.uint8]) -> Words:
+    """uint8 [..., bytes] as uint64 [..., beats, words of a beat], padded with zeros to whole beats."""
+    beat_bytes = config.bus_bits // 8
+    beats = -(-data.shape[-1] // beat_bytes)
+    padded = np.zeros((*data.shape[:-1], beats, max(8, beat_bytes)), np.uint8)
+    flat = np.zeros((*data.shape[:-1], beats * beat_bytes), np.uint8)
+    flat[..., :data.shape[-1]] = data
+    padded[..., :beat_bytes] = flat.reshape(*data.shape[:-1], beats, beat_bytes)
+    return padded.view("<u8").astype(np.uint64)
+
+
+def _pack_nibbles(nibbles: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Nibbles, signed or not, [..., count] as uint8 [..., ceil(count / 2)], low nibble first."""
+    even = np.zeros((*nibbles.shape[:-1], nibbles.shape[-1] + nibbles.shape[-1] % 2), np.uint8)
+    even[..., :nibbles.shape[-1]] = nibbles & 15
+    return even[..., ::2] | even[..., 1::2] << np.uint8(4)
+
+
+def memory_beats(config: Config, nibbles: NDArray[np.uint8]) -> Words:
+    """Beats that fill the activation memory from address 0."""
+    values = _bytes_to_beats(config, _pack_nibbles(nibbles.astype(np.int64)))
+    return load_beats(config, Space.ACTIVATION, np.arange(len(values)), values)
+
+
+def nibbles_of_beats(config: Config, beats: Words) -> NDArray[np.uint8]:
+    """Nibbles of beats read from the activation memory, uint8 [beats * bus_nibbles]."""
+    data = np.ascontiguousarray(beats.astype("<u8")).view(np.uint8)[:, :config.bus_bits // 8]
+    return np.stack([data & 15, data >> 4], axis=-1).reshape(-1)
+
+
+def ktile_beats(config: Config, image: LayerImage) -> list[Words]:
+    """Weights and scale codes of each k-tile; the last beat of each commits it."""
+    beat_bits = (config.tap_beats - 1).bit_length()
+    word, tap = np.nonzero(image.taps)
+    beat = np.arange(config.tap_beats)
+    tap_addresses = ((word << 2 | tap) << beat_bits)[:, None] | beat
+    scale_bits = (config.scale_beats - 1).bit_length()
+    groups = image.codes.shape[1]
+    scale_addresses = (np.arange(groups) << scale_bits)[:, None] | np.arange(config.scale_beats)
+    tiles = []
+    for weights, codes in zip(image.weights, image.codes, strict=True):
+        taps = _bytes_to_beats(config, _pack_nibbles(weights[word, tap]))
+        scales = _bytes_to_beats(config, codes.astype(np.uint8))
+        tiles.append(np.concatenate([
+            load_beats(config, Space.WEIGHT, tap_addresses.reshape(-1), taps.reshape(-1, taps.shape[-1])),
+            load_beats(config, Space.SCALE, scale_addresses.reshape(-1), scales.reshape(-1, scales.shape[-1]),
+                       commit=True),
+        ]))
+    return tiles
+
+
+def image_beats(config: Config, image: LayerImage) -> Words:
+    """Channel lists, parameters and sample table of a layer."""
+    bus_words = max(1, config.bus_bits // 64)
+    list_bits = (config.list_depth - 1).bit_length()
+    entries, addresses = [], []
+    for array, channel_list in enumerate(image.lists):
+        for number, entry in enumerate(channel_list):
+            addresses.append(array << list_bits | image.list_first + number)
+            entries.append(entry_layout(config).const(vars(entry)).as_value().value)
+    beats = [load_beats(config, Space.LIST, np.array(addresses, np.int64), to_words(entries, 64 * bus_words))]
+
+    layout, per_word = param_layout(config), config.param_beats
+    params = [layout.const(dict(zip("mrb", map(int, row), strict=True))).as_value().value for row in image.params]
+    pieces = [value >> config.bus_bits * beat & (1 << config.bus_bits) - 1 for value in params for beat in range(per_word)]
+    beat_bits = (per_word - 1).bit_length()
+    places = ((np.arange(len(params)) + image.param_first << beat_bits)[:, None] | np.arange(per_word)).reshape(-1)
+    beats.append(load_beats(config, Space.PARAM, places, to_words(pieces, 64 * bus_words)))
+
+    samples = image.sample_words
+    places = image.fields["sample_first"] + np.arange(len(samples))
+    beats.append(load_beats(config, Space.SAMPLE, places, to_words(map(int, samples), 64 * bus_words)))
+    return np.concatenate(beats)
+
+
+def layer_word(config: Config, image: LayerImage) -> int:
+    """Payload of the engine's configuration port."""
+    fields = image.fields | {"transform": Transform[image.fields["transform"].upper()]}
+    return layer_layout(config).const(fields).as_value().value

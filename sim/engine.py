@@ -1,0 +1,87 @@
+"""The layer engine in the fast lane: memories filled, layers run and memories read back in bulk."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.layer import LayerImage
+from hw.config import Config
+from hw.engine import counters_layout
+from hw.interfaces import layer_layout
+
+from .beats import image_beats, ktile_beats, layer_word, memory_beats, nibbles_of_beats
+from .fast import FastSim
+from .words import to_words
+
+__all__ = ["EngineRun", "FastEngine"]
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """Counters of one layer, by the names of `hw.engine.counters_layout`."""
+
+    cycles: int
+    array: list[dict[str, int]]
+
+
+class FastEngine:
+    """Drives the engine's ports; every method lets time pass until what it asks for is done.
+
+    Parameters
+    ----------
+    config : Config
+    sim : FastSim
+        A simulation of `hw.engine.LayerEngine`, reset.
+    stall : float
+        Probability that a stream pauses.
+    """
+
+    def __init__(self, config: Config, sim: FastSim, stall: float = 0.0) -> None:
+        self.config = config
+        self.sim = sim
+        self.stall = stall
+
+    def fill(self, nibbles: NDArray[np.uint8]) -> None:
+        """Write the activation memory from address 0."""
+        beats = memory_beats(self.config, nibbles)
+        self.sim.send("load", beats, self.stall)
+        self.sim.run(self._limit(len(beats)))
+
+    def read(self) -> NDArray[np.uint8]:
+        """Read the whole activation memory, one nibble per element."""
+        count = self.config.act_nibbles // self.config.bus_nibbles
+        self.sim.send("addresses", np.arange(count, dtype=np.uint64), self.stall)
+        beats = self.sim.receive("beats", count, self.stall)
+        self.sim.run(self._limit(count))
+        return nibbles_of_beats(self.config, beats)
+
+    def run(self, image: LayerImage, limit: int = 10_000_000) -> EngineRun:
+        """Run a layer. Two k-tiles of weights are loaded before it starts, the others while it runs.
+
+        Raises
+        ------
+        sim.fast.Hang
+            It takes more than `limit` cycles.
+        """
+        tiles = ktile_beats(self.config, image)
+        before = np.concatenate([image_beats(self.config, image), *tiles[:2]])
+        self.sim.send("load", before, self.stall)
+        self.sim.run(self._limit(len(before)))
+        if tiles[2:]:
+            self.sim.send("load", np.concatenate(tiles[2:]), self.stall)
+        self.sim.send("layer", to_words([layer_word(self.config, image)], layer_layout(self.config).size))
+        self.sim.run(limit, until="done")
+        self.sim.run(limit)
+        return self.counters()
+
+    def counters(self) -> EngineRun:
+        """Counters of the layer that ran last."""
+        values: Any = counters_layout(self.config).from_bits(self.sim.peek("counters"))
+        arrays = [{name: int(values.array[number][name]) for name in values.array[number].shape().members}
+                  for number in range(self.config.arrays)]
+        return EngineRun(int(values.cycles), arrays)
+
+    def _limit(self, beats: int) -> int:
+        return 1000 + int(20 * beats / (1 - self.stall))
