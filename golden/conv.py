@@ -117,8 +117,8 @@ def bounds(weights: ArrayLike, w_fmt: Format, in_formats: Sequence[Format], code
            scale: ScaleFormat) -> Bounds:
     """The ranges that the sums of a layer can take, from its real weights.
 
-    A product a * w of nibbles ranges over [lo, hi] as `a` runs through the legal nibbles of its plane; extended to
-    contain 0 and summed, these intervals contain every sum of any subset of the products.
+    A product a * w of nibbles ranges over [lo, hi] as `a` runs through the legal nibbles of its plane. 0 is one of
+    them, so the sum of these intervals contains the sum of any subset of the products, in any order.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ def bounds(weights: ArrayLike, w_fmt: Format, in_formats: Sequence[Format], code
         ends = np.array([_nibble_range(fmt, a_plane) for fmt in in_formats])
         for w_plane, plane in enumerate(w_planes):
             products = ends.T[:, np.newaxis, :, np.newaxis, np.newaxis] * plane
-            low = np.minimum(products.min(axis=0), 0).sum(axis=(2, 3))
-            high = np.maximum(products.max(axis=0), 0).sum(axis=(2, 3))
+            low = products.min(axis=0).sum(axis=(2, 3))
+            high = products.max(axis=0).sum(axis=(2, 3))
             low = np.add.reduceat(low, group_starts, axis=1)
             high = np.add.reduceat(high, group_starts, axis=1)
             psum_min, psum_max = min(psum_min, int(low.min())), max(psum_max, int(high.max()))
