@@ -111,12 +111,13 @@ def test_stride_2_layers_run_over_space_to_depth_with_four_times_the_group():
 
 
 def test_wide_layers_stay_exact_at_the_largest_values():
-    # A float32 anywhere on the way would round: the first sum is odd and needs 26 bits.
-    x = Tensor(np.full((257, 1, 1, 1), 255), U8)
-    result = conv([x], np.full((1, 257, 1, 1), 127), S8, np.full((1, 257), 7), 1, UE4M3)
-    assert result.item() == 257 * 255 * 127 * 7
-    result = conv([x], np.full((1, 257, 1, 1), -128), S8, np.full((1, 257), 126), 1, UE4M3)
-    assert result.item() == -257 * 255 * 128 * 229376
+    # One vector's sum of low nibbles is 80001 * 15 * 15: odd and above 2**24, so that a float32 would round it.
+    channels = 80001
+    x = Tensor(np.full((channels, 1, 1, 1), 255), U8)
+    result = conv([x], np.full((1, channels, 1, 1), 127), S8, [[7]], channels, UE4M3)
+    assert result.item() == channels * 255 * 127 * 7
+    result = conv([x], np.full((1, channels, 1, 1), -128), S8, [[126]], channels, UE4M3)
+    assert result.item() == -channels * 255 * 128 * 229376
 
 
 def test_conv_refuses_layers_beyond_its_exactness():

@@ -92,7 +92,7 @@ def test_planes_of_the_wrong_number_or_range_are_refused():
 
 
 def test_tensor_is_a_read_only_copy():
-    source = np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2)
+    source = np.arange(8, dtype=np.int64).reshape(1, 2, 2, 2)
     tensor = Tensor(source, U4)
     source[:] = 0
     assert tensor.values.dtype == np.int64

@@ -111,7 +111,7 @@ def test_b_beyond_its_width_is_refused(b):
     ({"M": [[1, 32768]]}, r"M must be in \[-32768, 32767\], found 32768"),
     ({"R": [[-32769, 1]]}, "R must be in .* found -32769"),
     ({"B": [[0]]}, "one shape"),
-    ({"M": [1, 1]}, "one shape"),
+    ({"M": [1, 1], "R": [1, 1], "B": [1, 1]}, "one shape"),
     ({"shift": 64}, r"shift must be in \[0, 63\], not 64"),
     ({"shift": -1}, "not -1"),
     ({"dead_zone": 256}, r"dead_zone must be in \[0, 255\].* not 256"),
