@@ -89,12 +89,13 @@ def test_corner_values(value, element, exponent):
     assert (int(result.elements[0]), int(result.scales[0]) - 127) == (element, exponent)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**128])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**128, -(2.0**1000)])
 def test_what_has_no_scale_makes_its_whole_block_nan_and_no_other(bad):
     values = np.ones((2, 2 * BLOCK))
     values[0, 40] = bad
     result = encode(values)
     assert result.scales.tolist() == [[127, E8M0_NAN], [127, 127]]
+    assert (result.elements[0, BLOCK:] == 0).all()
     decoded = result.decode()
     assert np.isnan(decoded[0, BLOCK:]).all()
     assert (decoded[0, :BLOCK] == 1).all()

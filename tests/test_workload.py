@@ -79,6 +79,16 @@ def test_sigma_schedule_is_equation_5_of_the_edm_paper():
     np.testing.assert_allclose(sigmas, expected, rtol=1e-12)
 
 
+def test_sampler_takes_euler_steps_to_the_denoiser_and_ends_at_it():
+    t = [10.0, *sigma_schedule(3, 10.0)[1:], 0.0]
+    x = 10.0 * np.random.default_rng(4).standard_normal((1, 2, 8, 8))
+    for now, following in zip(t, t[1:], strict=False):
+        weight = following / now
+        x = weight * x + (1 - weight) * denoise(SMALL, x, now, [2, 6])[0]
+    run = sample(SMALL, [2, 6], steps=3, sigma_max=10.0, seed=4)
+    np.testing.assert_allclose(run.images, x[0] * 2 * 6.017 + 4.884, rtol=1e-4, atol=1e-4)
+
+
 def test_denoiser_keeps_a_clean_image_and_ignores_pure_noise():
     image = sample(SMALL, [0, 1, 2], sigma_max=10.0).images[None].astype(np.float64)
     x = (image - 4.884) / 6.017 * 0.5
