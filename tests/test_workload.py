@@ -1,5 +1,6 @@
 """The float workload draws digits, and its integer layers come close to it. All on the small model, 16 channels."""
 
+import itertools
 import math
 from dataclasses import fields, replace
 
@@ -82,7 +83,7 @@ def test_sigma_schedule_is_equation_5_of_the_edm_paper():
 def test_sampler_takes_euler_steps_to_the_denoiser_and_ends_at_it():
     t = [10.0, *sigma_schedule(3, 10.0)[1:], 0.0]
     x = 10.0 * np.random.default_rng(4).standard_normal((1, 2, 8, 8))
-    for now, following in zip(t, t[1:], strict=False):
+    for now, following in itertools.pairwise(t):
         weight = following / now
         x = weight * x + (1 - weight) * denoise(SMALL, x, now, [2, 6])[0]
     run = sample(SMALL, [2, 6], steps=3, sigma_max=10.0, seed=4)
