@@ -107,8 +107,9 @@ def test_store_and_load_refuse_to_leave_the_memory():
 
 
 def test_load_refuses_what_is_not_a_nibble():
-    with pytest.raises(ValueError, match="found 16"):
-        load(np.full(1, 16, dtype=np.uint8), 0, U4, (1, 1, 1, 1))
+    # As the low nibble of a byte, 16 would pass for a high nibble of 1.
+    with pytest.raises(ValueError, match=r"nibbles must be in \[0, 15\], found 16"):
+        load(np.array([16, 0], dtype=np.uint8), 0, U8, (1, 1, 1, 1))
 
 
 def test_upsample_repeats_every_pixel():
