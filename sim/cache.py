@@ -4,10 +4,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cached", "content_key"]
+__all__ = ["cached", "content_key", "locked"]
 
 
 def content_key(parts: Iterable[str | bytes | Path]) -> str:
@@ -17,6 +18,15 @@ def content_key(parts: Iterable[str | bytes | Path]) -> str:
         content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         digest.update(len(content).to_bytes(8, "little") + content)  # the length keeps ("a", "bc") from ("ab", "c")
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the lock of a directory, which need not exist; other processes that want it wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cached(parent: Path, key: str, build: Callable[[Path], None]) -> Path:
@@ -36,11 +46,9 @@ def cached(parent: Path, key: str, build: Callable[[Path], None]) -> Path:
         Takes an empty directory, and fills it.
     """
     target = parent.resolve() / key
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target):
         if not target.is_dir():
-            scratch = target.with_suffix(".partial")
+            scratch = Path(f"{target}.partial")
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             build(scratch)

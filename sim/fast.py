@@ -76,7 +76,7 @@ def _ports(header: str) -> dict[str, Port]:
 
 def _compile(directory: Path, compiler: toolchain.Compiler, flags: Sequence[str], include: Path) -> None:
     """Compile the verilated model and the harness in ``directory`` to a shared library, one process per core."""
-    sources = sorted(directory.glob("V*.cpp")) + [HARNESS]
+    sources = [*sorted(directory.glob("V*.cpp")), HARNESS]
     sources += [include / name for name in ("verilated.cpp", "verilated_threads.cpp")]
     if "-DVM_TRACE=1" in flags:
         sources.append(include / "verilated_vcd_c.cpp")

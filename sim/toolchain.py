@@ -65,6 +65,7 @@ class Verilator:
             "CFG_CXXFLAGS_COROUTINES": "-fcoroutines" if "clang" not in Path(cxx).name else "",
             "CFG_CXXFLAGS_PCH_I": "-include",
             "CFG_LDLIBS_THREADS": "-pthread",
+            "OPT_FAST": "-O2",  # Verilator's makefiles favour small code
         }
         flags = " ".join(f"{name}={value}" for name, value in make_variables.items())
         return {"VERILATOR_ROOT": str(self.root), "MAKEFLAGS": flags}
