@@ -12,12 +12,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from golden.conv import Bounds, conv, prove
-from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, to_planes
+from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array
 from golden.layout import load, space_to_depth, store, upsample2
 from golden.ppu import PostParams, postprocess
 
 __all__ = ["Entry", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "Transform", "compile_layer",
-           "place", "run", "split_channels"]
+           "initial_memory", "place", "run", "split_channels"]
 
 Transform = Literal["none", "upsample", "space_to_depth"]
 KERNEL_LINES = 3
@@ -127,10 +127,6 @@ class Placement:
     end: int
 
 
-def _nibbles(shape: Sequence[int], fmt: Format) -> int:
-    return fmt.planes * int(np.prod(shape))
-
-
 def place(layer: Layer, machine: Machine, gaps: Sequence[int] = (0, 0, 0, 0)) -> Placement:
     """Put the inputs, the residual and the output behind one another, `gaps` nibbles apart.
 
@@ -139,14 +135,17 @@ def place(layer: Layer, machine: Machine, gaps: Sequence[int] = (0, 0, 0, 0)) ->
     LayerError
         If they do not fit the activation memory.
     """
+    def nibbles(shape: Sequence[int], fmt: Format) -> int:
+        return fmt.planes * int(np.prod(shape))
+
     address, places = 0, []
-    tensors = [(tensor.shape, tensor.fmt) for tensor in layer.inputs]
-    tensors.append((layer.residual.shape, layer.residual.fmt) if layer.residual else ((0,), layer.out_fmt))
-    tensors.append((layer.out_shape, layer.out_fmt))
-    for number, (shape, fmt) in enumerate(tensors):
+    sizes = [nibbles(tensor.shape, tensor.fmt) for tensor in layer.inputs]
+    sizes.append(nibbles(layer.residual.shape, layer.residual.fmt) if layer.residual else 0)
+    sizes.append(nibbles(layer.out_shape, layer.out_fmt))
+    for number, size in enumerate(sizes):
         address += gaps[number % len(gaps)]
         places.append(address)
-        address += _nibbles(shape, fmt)
+        address += size
     if address > machine.act_nibbles:
         raise LayerError(f"layer {layer.name!r} needs {address} nibbles of activation memory for its inputs, residual "
                          f"and output; there are {machine.act_nibbles}")
@@ -285,10 +284,11 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
                    psum_bits=machine.psum_bits, acc_bits=machine.acc_bits, name=layer.name)
 
     need(layer.w_fmt == S4 and all(fmt.planes == 1 for fmt in formats),
-         f"{layer.w_fmt.name} weights on {formats[0].name} activations need a sparse array; dense arrays run s4 weights "
-         "on 4-bit activations")
+         f"{layer.w_fmt.name} weights on {formats[0].name} activations need a sparse array; "
+         "dense arrays run s4 weights on 4-bit activations")
     limit = (1 << machine.dim_bits) - 1
-    need(max(height, width) <= limit, f"the map is {width} x {height} pixels; dim_bits={machine.dim_bits} allows {limit}")
+    need(max(height, width) <= limit,
+         f"the map is {width} x {height} pixels; dim_bits={machine.dim_bits} allows {limit}")
     need(k_tiles < 1 << 10, f"{outputs} output channels make {k_tiles} k-tiles; there can be 1023")
     need(layer.transform != "space_to_depth" or height % 2 == width % 2 == 0,
          f"space_to_depth needs an even width and height, not {width} x {height}")
@@ -337,10 +337,11 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     blocks = layer.post.M.shape[0]
     need(param_first + blocks * outputs <= machine.param_depth,
          f"{blocks} parameter blocks of {outputs} words from {param_first} on; param_depth={machine.param_depth}")
-    need(sample_first + samples <= machine.samples, f"{samples} samples from {sample_first} on; samples={machine.samples}")
+    need(sample_first + samples <= machine.samples,
+         f"{samples} samples from {sample_first} on; samples={machine.samples}")
     params = np.stack([layer.post.M, layer.post.R, layer.post.B], axis=-1).reshape(-1, 3)
     limit = 1 << (machine.bias_bits - 1)
-    need(bool(((-limit <= layer.post.B) & (layer.post.B < limit)).all()), f"B exceeds {machine.bias_bits} bits")
+    need(layer.post.B.min() >= -limit and layer.post.B.max() < limit, f"B exceeds {machine.bias_bits} bits")
 
     out_pixels = int(np.prod(layer.out_shape[1:]))
     stride = layer.out_fmt.planes * out_pixels

@@ -96,7 +96,7 @@ class ActivationMemory(wiring.Component):
             doubled_data.eq(self.write.data.as_value() << Cat(Const(0, 2), rotation)),
             doubled_mask.eq(self.write.mask << rotation),
         ]
-        write_data = Signal(row_bits)
+        write_data = Signal(row_bits, reset_less=True)
         write_mask = Signal(config.row_nibbles)
         m.d.sync += [
             write_data.eq(doubled_data[:row_bits] | doubled_data[row_bits:]),
@@ -124,12 +124,13 @@ class ActivationMemory(wiring.Component):
                 ]
                 words.append(reader.data)
             banked = Signal(name=f"banked{port}")
-            rotation = Signal(offset_bits, name=f"rotation{port}")
-            m.d.comb += read.ready.eq(1)
+            rotation = Signal(offset_bits, name=f"rotation{port}", reset_less=True)
+            run = Signal.like(read.data.as_value(), name=f"run{port}", reset_less=True)
+            m.d.comb += [read.ready.eq(1), read.data.as_value().eq(run)]
             m.d.sync += [
                 banked.eq(read.en),
                 rotation.eq(split(read.addr)[0]),
                 read.valid.eq(banked),
-                read.data.eq(Cat(*words, *words) >> Cat(Const(0, 2), rotation)),
+                run.eq(Cat(*words, *words) >> Cat(Const(0, 2), rotation)),
             ]
         return m

@@ -9,7 +9,7 @@ from functools import cached_property
 from operator import index
 from typing import Any
 
-__all__ = ["Config", "ConfigError", "PRESETS", "preset"]
+__all__ = ["PRESETS", "Config", "ConfigError", "preset"]
 
 TAPS = 9            # a 3x3 kernel; a 1x1 kernel is the centre tap
 LINE_TAPS = 3       # taps of one kernel line: what one window word and one weight word hold
@@ -47,10 +47,14 @@ class Config:
     ----------
     name : str
         Name of the configuration, for reports only.
-    rows, cols : int
-        Output pixels and output channels that one array computes in parallel.
-    dense, sparse : int
-        Number of arrays of each kind; all of them work on the same tile, on disjoint channel lists.
+    rows : int
+        Output pixels that one array computes in parallel.
+    cols : int
+        Output channels that one array computes in parallel.
+    dense : int
+        Dense arrays. All arrays work on the same tile, on disjoint channel lists.
+    sparse : int
+        Sparse arrays.
     dense_taps : int
         Multipliers in front of each accumulator of a dense array: 3 (a kernel line per cycle) or 1.
     lanes_per_scale : int
@@ -58,16 +62,21 @@ class Config:
     group : int
         Largest group of channels that shares a weight scale and that the local accumulator holds whatever the
         data are. Larger groups run where the layer's own weights prove that they fit.
-    scale_exp_bits, scale_man_bits : int
-        Format of a weight scale code, UE(e)M(m); 4 and 3 are the FP8 format UE4M3.
+    scale_exp_bits : int
+        Exponent bits of a weight scale code; 4 is the FP8 format UE4M3. Each bit less halves the window's octaves and
+        spares as many accumulator bits; the quantiser keeps to the window.
+    scale_man_bits : int
+        Mantissa bits of a weight scale code.
     acc_bits : int
         Width of a main accumulator, signed.
     act_nibbles : int
         Activation memory, in nibbles.
     read_ports : int
         Read ports of the activation memory; each costs a copy of it.
-    weight_depth, scale_depth : int
-        Kernel lines (3 x cols nibbles) and scale words (cols codes) of one k-tile; both exist twice.
+    weight_depth : int
+        Kernel-line words (3 x cols nibbles) of one k-tile; the memory holds two k-tiles.
+    scale_depth : int
+        Scale words (cols codes) of one k-tile; the memory holds two k-tiles.
     param_depth : int
         Post-processor parameter words (one per output channel and parameter block).
     list_depth : int
@@ -90,9 +99,9 @@ class Config:
     dense_taps: int = 3
     lanes_per_scale: int = 4
     group: int = 16
-    scale_exp_bits: int = 3
+    scale_exp_bits: int = 2
     scale_man_bits: int = 3
-    acc_bits: int = 28
+    acc_bits: int = 24
     act_nibbles: int = 1 << 17
     read_ports: int = 2
     weight_depth: int = 512
@@ -127,7 +136,7 @@ class Config:
         least = self.psum_bits + self.scale_value_bits
         self._range("acc_bits", least, 40, f"it must hold one scaled vector: psum_bits={self.psum_bits} plus "
                                            f"{self.scale_value_bits} bits of scale value")
-        self._require(self.bus_bits in (32, 64, 128), "bus_bits", "32, 64 or 128", "beats are AXI data words")
+        self._require(self.bus_bits in (64, 128), "bus_bits", "64 or 128", "beats are AXI data words")
         self._require(_power_of_two(self.act_nibbles) and self.row_nibbles <= self.act_nibbles <= 1 << 24,
                       "act_nibbles", f"a power of two from {self.row_nibbles} to {1 << 24}",
                       "addresses wrap, and one row of all banks is the least")
@@ -292,10 +301,10 @@ PRESETS: dict[str, Config] = {
     "tiny": replace(_DEFAULT, name="tiny", rows=4, cols=4, act_nibbles=1 << 13, weight_depth=128, scale_depth=32,
                     param_depth=64, list_depth=64, samples=8, dim_bits=6),
     # Fits an ECP5-85F with its memories.
-    "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16, acc_bits=26),
+    "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
-    "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, acc_bits=30, weight_depth=2048,
-                   param_depth=2048, list_depth=1024, bus_bits=128),
+    "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, scale_exp_bits=4, acc_bits=36,
+                   weight_depth=2048, param_depth=2048, list_depth=1024, bus_bits=128),
 }
 
 

@@ -115,8 +115,8 @@ class DenseArray(wiring.Component):
         m.d.sync += held.eq(held + (ends_vector & fresh_tile) - self.tiles.release)
 
         # Operands: mask what lies outside the image, extend the sign.
-        a = Signal(data.ArrayLayout(data.ArrayLayout(signed(5), taps), rows))
-        w = Signal(data.ArrayLayout(data.ArrayLayout(signed(4), cols), taps))
+        a = Signal(data.ArrayLayout(data.ArrayLayout(signed(5), taps), rows), reset_less=True)
+        w = Signal(data.ArrayLayout(data.ArrayLayout(signed(4), cols), taps), reset_less=True)
         with m.If(self.busy):
             for row in range(rows):
                 masked = []
@@ -134,7 +134,8 @@ class DenseArray(wiring.Component):
                 m.d.sync += w.eq(window.weights)
 
         # Control of the three stages that follow.
-        stage_layout = data.StructLayout({"valid": 1, "first": 1, "last": 1, "tile_first": 1, "tile_last": 1, "bank": 1})
+        stage_layout = data.StructLayout(
+            {"valid": 1, "first": 1, "last": 1, "tile_first": 1, "tile_last": 1, "bank": 1})
         operands = Signal(stage_layout)
         products = Signal(stage_layout)
         fresh_vector = Signal(init=1)
@@ -169,7 +170,7 @@ class DenseArray(wiring.Component):
         for unit in range(config.scale_units):
             chain = []
             for number in range(unit * drain_cycles, min((unit + 1) * drain_cycles, cols)):
-                chain.append((Signal(config.code_bits, name=f"code{number}"), self.codes[number]))
+                chain.append((Signal(config.code_bits, name=f"code{number}", reset_less=True), self.codes[number]))
             for place, (code, loaded) in enumerate(chain):
                 with m.If(hold):
                     m.d.sync += code.eq(loaded)
@@ -182,7 +183,7 @@ class DenseArray(wiring.Component):
             m.d.sync += control.shift_by[unit].eq(Mux(exponent.any(), exponent - 1, 0))
 
         # The scaled lane reaches its accumulator two cycles after it left the chain.
-        stages = [(drain.valid, lane, drain.bank, drain.tile_first, drain.tile_last & last_lane)]
+        stages = [[drain.valid, lane, drain.bank, drain.tile_first, drain.tile_last & last_lane]]
         for _ in range(2):
             later = [Signal.like(value) for value in stages[-1]]
             m.d.sync += [new.eq(old) for new, old in zip(later, stages[-1], strict=True)]

@@ -77,7 +77,7 @@ class WindowFetcher(wiring.Component):
         # What the window keeps of its request waits for the memories.
         kept = {name: request[name] for name, _ in request_layout(config) if name not in ("addr", "weight")}
         for stage in range(READ_CYCLES):
-            later = {name: Signal.like(value, name=f"{name}{stage}") for name, value in kept.items()}
+            later = {name: Signal.like(value, name=f"{name}{stage}", reset_less=True) for name, value in kept.items()}
             m.d.sync += [later[name].eq(value) for name, value in kept.items()]
             kept = later
         m.d.comb += [window[name].eq(value) for name, value in kept.items()]

@@ -5,7 +5,7 @@ from amaranth.lib import data, enum
 
 from .config import LINE_TAPS, MULT_BITS, TAPS, Config
 
-__all__ = ["Space", "Transform", "format_layout", "layer_layout", "entry_layout", "load_layout", "param_layout",
+__all__ = ["Space", "Transform", "entry_layout", "format_layout", "layer_layout", "load_layout", "param_layout",
            "request_layout", "window_layout", "write_layout"]
 
 

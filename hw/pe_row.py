@@ -103,9 +103,9 @@ class PERow(wiring.Component):
 
         holds = []
         for lane in range(config.cols):
-            dot = Signal(signed(dot_bits), name=f"dot{lane}")
-            local = Signal(signed(config.psum_bits), name=f"local{lane}")
-            hold = Signal(signed(config.psum_bits), name=f"hold{lane}")
+            dot = Signal(signed(dot_bits), name=f"dot{lane}", reset_less=True)
+            local = Signal(signed(config.psum_bits), name=f"local{lane}", reset_less=True)
+            hold = Signal(signed(config.psum_bits), name=f"hold{lane}", reset_less=True)
             total = Signal(signed(config.psum_bits), name=f"total{lane}")
             m.d.comb += total.eq(Mux(control.first, 0, local) + dot)
             with m.If(control.multiply):
@@ -131,8 +131,8 @@ class PERow(wiring.Component):
                     with m.Elif(control.shift):
                         m.d.sync += hold.eq(chain[place + 1][0])
 
-            scaled = Signal(signed(config.psum_bits + config.scale_man_bits + 1), name=f"scaled{unit}")
-            value = Signal(signed(config.acc_bits), name=f"value{unit}")
+            scaled = Signal(signed(config.psum_bits + config.scale_man_bits + 1), name=f"scaled{unit}", reset_less=True)
+            value = Signal(signed(config.acc_bits), name=f"value{unit}", reset_less=True)
             m.d.sync += [
                 scaled.eq(chain[0][0] * control.mantissa[unit]),
                 value.eq(scaled << control.shift_by[unit]),
@@ -152,5 +152,7 @@ class PERow(wiring.Component):
                 reader.addr.eq(Cat(control.read_bank, read_place)),
             ]
             read_values.append(reader.data)
-        m.d.sync += self.acc.eq(Array(read_values)[read_unit])
+        acc = Signal(signed(config.acc_bits), reset_less=True)
+        m.d.sync += acc.eq(Array(read_values)[read_unit])
+        m.d.comb += self.acc.eq(acc)
         return m

@@ -16,7 +16,9 @@ Every step takes the whole pipeline, so that nothing in it ever waits:
               read residual       parameters       residual
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -154,19 +156,15 @@ class PostProcessor(wiring.Component):
 
         running = Signal()
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [
-                        sig.eq(0) for sig in (low, e0, line, line_pixels, line_pairs, k_first, k_tile)
-                    ]
-                    m.d.sync += [
-                        pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
-                        out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), running.eq(1),
-                    ]
-                    m.next = "TILE"
-            with m.State("TILE"):
-                with m.If(tile_ready):
-                    m.next = "SEGMENT"
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [sig.eq(0) for sig in (low, e0, line, line_pixels, line_pairs, k_first, k_tile)]
+                m.d.sync += [
+                    pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
+                    out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), running.eq(1),
+                ]
+                m.next = "TILE"
+            with m.State("TILE"), m.If(tile_ready):
+                m.next = "SEGMENT"
             with m.State("SEGMENT"):
                 rows_left = Mux(pixels_left < rows, pixels_left, rows)
                 ends_here = run_left <= rows_left - low
@@ -249,44 +247,44 @@ class PostProcessor(wiring.Component):
             steps[0].part.eq(part),
             steps[0].odd_first.eq(copy ^ e0[0]),
         ]
-        m.d.sync += [new.eq(old) for old, new in zip(steps, steps[1:])]
+        m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
         m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
 
         # Cycle 1: sum of the arrays. A residual's high plane arrives before its low plane.
-        param = Signal(param_layout(config))
+        param = Signal(param_layout(config), reset_less=True)
         m.d.sync += param.eq(param_read.data)
         high_read = [Signal(name=f"high_read{cycle}") for cycle in range(2)]
         m.d.sync += [
             high_read[0].eq(self.residual.en & self.residual.ready & needs_high), high_read[1].eq(high_read[0]),
         ]
-        rounding = Signal(config.bias_bits)
+        rounding = Signal(config.bias_bits, reset_less=True)
         m.d.sync += rounding.eq((1 << layer.shift) >> 1)
-        offset = Signal(signed(config.bias_bits + 1))
+        offset = Signal(signed(config.bias_bits + 1), reset_less=True)
         m.d.sync += offset.eq(param.b + rounding)
 
         results = []
         for row in range(rows):
-            acc = Signal(signed(config.acc_bits), name=f"acc{row}")
+            acc = Signal(signed(config.acc_bits), name=f"acc{row}", reset_less=True)
             m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
 
             # Cycle 2: products.
-            product = Signal(signed(config.bias_bits), name=f"product{row}")
+            product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
             m.d.sync += product.eq(acc * param.m)
             nibble = self.residual.data[row]
-            res_high = Signal(4, name=f"res_high{row}")
+            res_high = Signal(4, name=f"res_high{row}", reset_less=True)
             with m.If(high_read[1]):
                 m.d.sync += res_high.eq(nibble)
             sign = nibble[3] & layer.res_format.signed
             res = Mux(layer.res_format.wide, Cat(nibble, res_high, res_high[3] & layer.res_format.signed),
                       Cat(nibble, sign.replicate(5))).as_signed()
-            addend = Signal(signed(9 + param.r.shape().width), name=f"addend{row}")
+            addend = Signal(signed(9 + param.r.shape().width), name=f"addend{row}", reset_less=True)
             m.d.sync += addend.eq(Mux(reads, res * param.r, 0))
 
             # Cycles 3 to 5: add, shift, clamp.
-            total = Signal(signed(config.bias_bits + 2), name=f"total{row}")
-            shifted = Signal.like(total, name=f"shifted{row}")
+            total = Signal(signed(config.bias_bits + 2), name=f"total{row}", reset_less=True)
+            shifted = Signal.like(total, name=f"shifted{row}", reset_less=True)
             m.d.sync += [total.eq(product + addend + offset), shifted.eq(total >> layer.shift)]
-            results.append((shifted, Signal(8, name=f"y{row}")))
+            results.append((shifted, Signal(8, name=f"y{row}", reset_less=True)))
 
         is_signed, wide = layer.out_format.signed, layer.out_format.wide
         least = Mux(is_signed, Mux(wide, Const(-128, signed(9)), Const(-8, signed(9))), 0)

@@ -75,7 +75,7 @@ class WeightMemory(wiring.Component):
         ]
 
         def memory(name: str, space: Space, words: int, places: list[int]) -> Memory:
-            """Return a memory of 2 x `words` words; beat i of a word loads from the address whose low bits are places[i]."""
+            """Return a memory of 2 x `words` words; beat i of a word loads where the address ends in places[i]."""
             made = Memory(shape=unsigned(len(places) * config.bus_bits), depth=2 * words, init=[])
             m.submodules[name] = made
             port = made.write_port(granularity=config.bus_bits)
@@ -94,7 +94,9 @@ class WeightMemory(wiring.Component):
         reader = memory("weights", Space.WEIGHT, config.weight_depth, tap_places).read_port()
         tap_bits = config.tap_beats * config.bus_bits
         m.d.comb += [reader.en.eq(self.weight_en), reader.addr.eq(Cat(self.weight_addr, self.weight_half))]
-        m.d.sync += [self.weights[tap].eq(reader.data[tap * tap_bits:]) for tap in range(LINE_TAPS)]
+        weights = Signal.like(self.weights, reset_less=True)
+        m.d.sync += [weights[tap].eq(reader.data[tap * tap_bits:]) for tap in range(LINE_TAPS)]
+        m.d.comb += self.weights.eq(weights)
 
         reader = memory("scales", Space.SCALE, config.scale_depth, list(range(config.scale_beats))).read_port()
         m.d.comb += [

@@ -18,7 +18,8 @@ __all__ = ["image_beats", "ktile_beats", "layer_word", "load_beats", "memory_bea
 ADDRESS_BITS = 24
 
 
-def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], values: Words, commit: bool = False) -> Words:
+def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], values: Words,
+               commit: bool = False) -> Words:
     """Payloads of the load stream.
 
     Parameters
@@ -37,10 +38,7 @@ def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], value
     control = addresses.astype(np.uint64) | np.uint64(space.value << ADDRESS_BITS)
     if commit:
         control[-1] |= np.uint64(1 << (ADDRESS_BITS + Space.as_shape().width))
-    if config.bus_bits == 32:
-        beats = values | (control << np.uint64(32))[:, None]
-    else:
-        beats = np.concatenate([values, control[:, None]], axis=1)
+    beats = np.concatenate([values, control[:, None]], axis=1)
     assert beats.shape[1] == -(-load_layout(config).size // 64), "load_layout has other members than this packs"
     return beats
 
@@ -49,11 +47,9 @@ def _bytes_to_beats(config: Config, data: NDArray[np.uint8]) -> Words:
     """uint8 [..., bytes] as uint64 [..., beats, words of a beat], padded with zeros to whole beats."""
     beat_bytes = config.bus_bits // 8
     beats = -(-data.shape[-1] // beat_bytes)
-    padded = np.zeros((*data.shape[:-1], beats, max(8, beat_bytes)), np.uint8)
-    flat = np.zeros((*data.shape[:-1], beats * beat_bytes), np.uint8)
-    flat[..., :data.shape[-1]] = data
-    padded[..., :beat_bytes] = flat.reshape(*data.shape[:-1], beats, beat_bytes)
-    return padded.view("<u8").astype(np.uint64)
+    padded = np.zeros((*data.shape[:-1], beats * beat_bytes), np.uint8)
+    padded[..., :data.shape[-1]] = data
+    return padded.view("<u8").astype(np.uint64).reshape(*data.shape[:-1], beats, beat_bytes // 8)
 
 
 def _pack_nibbles(nibbles: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -71,7 +67,7 @@ def memory_beats(config: Config, nibbles: NDArray[np.uint8]) -> Words:
 
 def nibbles_of_beats(config: Config, beats: Words) -> NDArray[np.uint8]:
     """Nibbles of beats read from the activation memory, uint8 [beats * bus_nibbles]."""
-    data = np.ascontiguousarray(beats.astype("<u8")).view(np.uint8)[:, :config.bus_bits // 8]
+    data = np.ascontiguousarray(beats.astype("<u8")).view(np.uint8)
     return np.stack([data & 15, data >> 4], axis=-1).reshape(-1)
 
 
@@ -98,7 +94,7 @@ def ktile_beats(config: Config, image: LayerImage) -> list[Words]:
 
 def image_beats(config: Config, image: LayerImage) -> Words:
     """Channel lists, parameters and sample table of a layer."""
-    bus_words = max(1, config.bus_bits // 64)
+    bus_words = config.bus_bits // 64
     list_bits = (config.list_depth - 1).bit_length()
     entries, addresses = [], []
     for array, channel_list in enumerate(image.lists):
@@ -109,7 +105,8 @@ def image_beats(config: Config, image: LayerImage) -> Words:
 
     layout, per_word = param_layout(config), config.param_beats
     params = [layout.const(dict(zip("mrb", map(int, row), strict=True))).as_value().value for row in image.params]
-    pieces = [value >> config.bus_bits * beat & (1 << config.bus_bits) - 1 for value in params for beat in range(per_word)]
+    mask = (1 << config.bus_bits) - 1
+    pieces = [value >> config.bus_bits * beat & mask for value in params for beat in range(per_word)]
     beat_bits = (per_word - 1).bit_length()
     places = ((np.arange(len(params)) + image.param_first << beat_bits)[:, None] | np.arange(per_word)).reshape(-1)
     beats.append(load_beats(config, Space.PARAM, places, to_words(pieces, 64 * bus_words)))

