@@ -15,18 +15,16 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from golden.formats import S8, U4, Format, Int64Array, ScaleFormat, Tensor
+from golden.layer import Layer, Transform
 from golden.layout import space_to_depth, space_to_depth_weights
 from golden.ppu import FACTOR_BITS, PostParams
 from golden.quantise import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample
 from golden.workload.unet import CLASSES, NETWORK, Activations, Float32Array, Node, Weights, embedding, load, modulation
-
-Transform = Literal["none", "upsample", "space_to_depth"]
 
 LAYERS = tuple(node.name for node in NETWORK)
 EIGHT_BIT_WEIGHTS = ("conv_in", "conv_out")
@@ -87,45 +85,41 @@ class Workload:
 
 @dataclass(frozen=True, eq=False)
 class RealLayer:
-    """One integer layer with its data.
+    """One integer layer of the network and what its numbers stand for.
 
     Parameters
     ----------
-    name : str
-        One of `LAYERS`.
+    layer : Layer
+        What the hardware computes. Its inputs are as they are in memory: of an upsampled tensor the large one, of the
+        input of `down` the space-to-depth one, for which the weights of `down` are rewritten, their groups four times
+        as long. The post-processor has one parameter block per class in layers with modulation, else one for all; the
+        output is u4 after ReLU, s8 elsewhere.
     step : int
         Time step, 0 to 17.
-    inputs : tuple of Tensor
-        Segments of the input, as they are in memory: of an upsampled tensor the large one, of the input of `down` the
-        space-to-depth one.
-    weights : QuantisedWeights
-        Of a stride-1 convolution; those of `down` are rewritten for the space-to-depth tensor, its groups four times
-        as long.
-    post : PostParams
-        One parameter block per class in layers with modulation, else one for all.
-    residual : Tensor or None
-        [K, N, H, W].
-    out_fmt : Format
-        u4 after ReLU, s8 elsewhere.
-    transform : str
-        How the result is rearranged when it is written: "none", "upsample" or "space_to_depth".
+    scale_format : ScaleFormat
+        What the layer's scale codes mean.
+    channel_scale : float64 [K]
+        As of `golden.quantise.QuantisedWeights`.
     in_scale, out_scale : float
         The activation that 1 stands for in the inputs and in the output.
     reference : float64 [K, N, H, W]
-        The float network's activation at the layer's output before `transform`, in units of `out_scale`.
+        The float network's activation at the layer's output before the write transform, in units of `out_scale`.
     """
 
-    name: str
+    layer: Layer
     step: int
-    inputs: tuple[Tensor, ...]
-    weights: QuantisedWeights
-    post: PostParams
-    residual: Tensor | None
-    out_fmt: Format
-    transform: Transform
+    scale_format: ScaleFormat
+    channel_scale: Float64Array
     in_scale: float
     out_scale: float
     reference: Float64Array
+
+    @property
+    def quantised(self) -> QuantisedWeights:
+        """The layer's weights with all their scales."""
+        layer = self.layer
+        return QuantisedWeights(layer.weights, layer.codes, self.channel_scale, layer.group, layer.w_fmt,
+                                self.scale_format)
 
 
 DEFAULT = Workload()
@@ -175,8 +169,9 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     if node.upsample:
         reference = reference[:, :, ::2, ::2]
     post = _post_params(name, gain, offset, s_res / s_out, sample_block)
-    return RealLayer(name, step, inputs, weights, post, residual, _format(node.output), _transform(node), s_in, s_out,
-                     reference)
+    layer = Layer(name, inputs, weights.q, weights.fmt, weights.codes, weights.group, post, _format(node.output),
+                  residual, _transform(node))
+    return RealLayer(layer, step, weights.scale_format, weights.channel_scale, s_in, s_out, reference)
 
 
 def activation_scale(values: Float32Array, fmt: Format) -> float:
