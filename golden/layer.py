@@ -6,13 +6,14 @@ order in which the hardware works, `run` never sees it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby, product
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from golden.conv import Bounds, conv, prove
-from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array
+from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, to_planes
 from golden.layout import load, space_to_depth, store, upsample2
 from golden.ppu import PostParams, postprocess
 
@@ -36,7 +37,13 @@ class Machine(Protocol):
     @property
     def cols(self) -> int: ...
     @property
-    def arrays(self) -> int: ...
+    def dense(self) -> int: ...
+    @property
+    def sparse(self) -> int: ...
+    @property
+    def lanes_per_scale(self) -> int: ...
+    @property
+    def scale_units(self) -> int: ...
     @property
     def scale_exp_bits(self) -> int: ...
     @property
@@ -105,6 +112,11 @@ class Layer:
         """C, N, H, W of the joined input."""
         _, samples, height, width = self.inputs[0].shape
         return sum(tensor.shape[0] for tensor in self.inputs), samples, height, width
+
+    @property
+    def four_bit(self) -> bool:
+        """Whether it is one pass of s4 weights on 4-bit activations, which dense arrays can run."""
+        return self.w_fmt == S4 and all(tensor.fmt.planes == 1 for tensor in self.inputs)
 
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
@@ -201,6 +213,8 @@ class Entry:
     group: int
     taps: int
     a_signed: bool
+    w_signed: bool
+    exponent: int
     last: bool
 
 
@@ -213,12 +227,12 @@ class LayerImage:
     fields : dict
         Values of the engine's configuration port, by the names of `hw.interfaces.layer_layout`.
     lists : per array, a list of Entry
-    weights : s4 integers [k_tiles, words, 3, cols]
-        Kernel-line words.
+    weights : u4 integers [k_tiles, words, 3, cols]
+        Nibbles of the kernel-line words.
     taps : bool [words, 3]
         Taps that are used, and need loading.
-    codes : integers [k_tiles, words, cols]
-        Scale words.
+    codes : integers [k_tiles, groups, lanes_per_scale, scale_units]
+        Scale words: the code of column u * lanes_per_scale + i is unit u's in word i.
     params : integers [words, 3]
         M, R, B.
     sample_words : integers [N]
@@ -241,13 +255,13 @@ class LayerImage:
     param_first: int
 
 
-def split_channels(layer: Layer, arrays: int) -> list[list[int]]:
-    """Split the channels evenly between the arrays, groups kept whole where they can be."""
-    groups = [list(range(start, min(start + layer.group, layer.in_shape[0])))
-              for start in range(0, layer.in_shape[0], layer.group)]
-    shares: list[list[int]] = [[] for _ in range(arrays)]
-    for channels in groups:
-        min(shares, key=len).extend(channels)
+def split_channels(layer: Layer, machine: Machine) -> list[list[int]]:
+    """Split the channels evenly between the arrays that can run them, groups kept whole where they can be."""
+    first = 0 if layer.four_bit else machine.dense
+    shares: list[list[int]] = [[] for _ in range(machine.dense + machine.sparse)]
+    for start in range(0, layer.in_shape[0], layer.group):
+        channels = range(start, min(start + layer.group, layer.in_shape[0]))
+        min(shares[first:], key=len).extend(channels)
     return shares
 
 
@@ -283,9 +297,9 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     bounds = prove(layer.weights, layer.w_fmt, formats, layer.codes, layer.group, scale,
                    psum_bits=machine.psum_bits, acc_bits=machine.acc_bits, name=layer.name)
 
-    need(layer.w_fmt == S4 and all(fmt.planes == 1 for fmt in formats),
-         f"{layer.w_fmt.name} weights on {formats[0].name} activations need a sparse array; "
-         "dense arrays run s4 weights on 4-bit activations")
+    need(layer.four_bit or machine.sparse > 0,
+         f"{layer.w_fmt.name} weights on {'/'.join(tensor.fmt.name for tensor in layer.inputs)} activations need a "
+         "sparse array, and this configuration has none; dense arrays run s4 weights on 4-bit activations")
     limit = (1 << machine.dim_bits) - 1
     need(max(height, width) <= limit,
          f"the map is {width} x {height} pixels; dim_bits={machine.dim_bits} allows {limit}")
@@ -295,43 +309,65 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     need(layer.post.shift <= machine.shift_max, f"shift {layer.post.shift} is above {machine.shift_max}")
     need(placement.end <= machine.act_nibbles, f"its tensors end at nibble {placement.end} of {machine.act_nibbles}")
 
-    # Kernel-line words: of each channel, the lines that any output channel uses.
-    lines = np.zeros((outputs, in_channels, KERNEL_LINES, KERNEL_LINES), np.int64)
+    # Kernel-line words: of each channel and weight plane, the lines from the first to the last that is used.
+    planes = to_planes(layer.weights, layer.w_fmt).astype(np.int64)     # [planes, K, C, k, k]
+    nibbles = np.zeros((*planes.shape[:3], KERNEL_LINES, KERNEL_LINES), np.int64)
     if kernel == 1:
-        lines[:, :, 1, 1] = layer.weights[:, :, 0, 0]
+        nibbles[..., 1, 1] = planes[..., 0, 0]
     else:
-        lines[:] = layer.weights
-    used = (lines != 0).any(axis=0)                         # [C, line, tap]
-    words = [(c, line) for c in range(in_channels) for line in range(KERNEL_LINES) if used[c, line].any()]
+        nibbles[:] = planes
+    used = (nibbles != 0).any(axis=1)                                   # [planes, C, line, tap]
+    line_zero: dict[tuple[int, int], int] = {}                          # (plane, c) -> address of line 0's word
+    words: list[tuple[int, int, int]] = []                              # (plane, c, line)
+    for c in range(in_channels):
+        for plane in range(len(planes)):
+            lines = np.flatnonzero(used[plane, c].any(axis=-1))
+            if len(lines):
+                if not words and lines[0]:
+                    words += [(plane, c, 0)] * int(lines[0])            # an address below 0 does not exist
+                line_zero[plane, c] = len(words) - int(lines[0])
+                words += [(plane, c, line) for line in range(lines[0], lines[-1] + 1)]
     need(len(words) <= machine.weight_depth,
          f"a k-tile has {len(words)} kernel lines; weight_depth={machine.weight_depth}")
     need(layer.codes.shape[1] <= machine.scale_depth,
          f"{layer.codes.shape[1]} groups; scale_depth={machine.scale_depth}")
-    first_word = {c: number for number, (c, _) in reversed(list(enumerate(words)))}
-    padded = np.zeros((k_tiles * machine.cols, *lines.shape[1:]), np.int64)
-    padded[:outputs] = lines
-    padded_codes = np.zeros((k_tiles * machine.cols, layer.codes.shape[1]), np.int64)
-    padded_codes[:outputs] = layer.codes
-    index = np.array(words, np.int64).reshape(-1, 2)
-    tiled = padded[:, index[:, 0], index[:, 1]].reshape(k_tiles, machine.cols, len(words), KERNEL_LINES)
+    index = np.array(words, np.int64).reshape(-1, 3).T
+    columns = k_tiles * machine.cols
+    padded = np.zeros((len(planes), columns, *nibbles.shape[2:]), np.int64)
+    padded[:, :outputs] = nibbles
+    tiled = padded[index[0], :, index[1], index[2]]                     # [words, columns, tap]
+    tiled = tiled.reshape(len(words), k_tiles, machine.cols, KERNEL_LINES).transpose(1, 0, 3, 2)
+    in_units = machine.scale_units * machine.lanes_per_scale
+    codes = np.zeros((layer.codes.shape[1], columns), np.int64)
+    codes[:, :outputs] = layer.codes.T
+    unit_codes = np.zeros((*codes.shape[:1], k_tiles, in_units), np.int64)
+    unit_codes[..., :machine.cols] = codes.reshape(-1, k_tiles, machine.cols)
+    unit_codes = unit_codes.reshape(-1, k_tiles, machine.scale_units, machine.lanes_per_scale).transpose(1, 0, 3, 2)
 
-    # Channel lists.
-    channels = split_channels(layer, machine.arrays) if channels is None else channels
-    if sorted(c for share in channels for c in share) != list(range(in_channels)):
-        raise ValueError(f"channels must name each of 0..{in_channels - 1} once, in {machine.arrays} lists")
-    bases = [base + c * samples * height * width
+    # Channel lists: runs of channels of one group, pass by pass.
+    shares = split_channels(layer, machine) if channels is None else channels
+    if sorted(c for share in shares for c in share) != list(range(in_channels)):
+        raise ValueError(f"channels must name each of 0..{in_channels - 1} once, in "
+                         f"{machine.dense + machine.sparse} lists")
+    need(layer.four_bit or not any(shares[:machine.dense]), "8-bit channels on a dense array; only a sparse one runs them")
+    bases = [base + c * tensor.fmt.planes * samples * height * width
              for base, tensor in zip(placement.inputs, layer.inputs, strict=True) for c in range(tensor.shape[0])]
     lists = []
-    for share in channels:
-        share = [c for c in share if c in first_word]       # a channel without weights adds nothing
-        groups = [c // layer.group for c in share]
-        need(list_first + len(share) <= machine.list_depth,
-             f"a channel list of {len(share)} entries from {list_first} on; list_depth={machine.list_depth}")
-        lists.append([
-            Entry(bases[c], first_word[c], group, int((used[c].reshape(-1) << np.arange(9)).sum()),
-                  formats[c].signed, [*groups, None][place + 1] != group)
-            for place, (c, group) in enumerate(zip(share, groups, strict=True))
-        ])
+    for share in shares:
+        entries: list[Entry] = []
+        for group, run_of in groupby(share, key=lambda c: c // layer.group):
+            run_channels = list(run_of)
+            for a_plane, w_plane in product(range(2), range(len(planes))):
+                vector = [
+                    Entry(bases[c] + a_plane * samples * height * width, line_zero[w_plane, c], group,
+                          int((used[w_plane, c].reshape(-1) << np.arange(9)).sum()), formats[c].plane_signed(a_plane),
+                          layer.w_fmt.plane_signed(w_plane), a_plane + w_plane, False)
+                    for c in run_channels if a_plane < formats[c].planes and (w_plane, c) in line_zero
+                ]
+                entries += vector[:-1] + [replace(entry, last=True) for entry in vector[-1:]]
+        need(list_first + len(entries) <= machine.list_depth,
+             f"a channel list of {len(entries)} entries from {list_first} on; list_depth={machine.list_depth}")
+        lists.append(entries)
 
     # Post-processor.
     blocks = layer.post.M.shape[0]
@@ -355,7 +391,7 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "tiles": -(-pixels // machine.rows),
         "k_tiles": k_tiles,
         "last_cols": outputs - (k_tiles - 1) * machine.cols,
-        "list_first": [list_first] * machine.arrays,
+        "list_first": [list_first] * len(lists),
         "list_count": [len(entries) for entries in lists],
         "out_base": placement.out,
         "out_channel": (4 * stride if layer.transform == "space_to_depth" else stride) % machine.act_nibbles,
@@ -373,8 +409,6 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "sample_first": sample_first,
     }
     return LayerImage(
-        fields=fields, lists=lists, weights=tiled.transpose(0, 2, 3, 1),
-        taps=used[index[:, 0], index[:, 1]] if len(words) else np.zeros((0, KERNEL_LINES), np.bool_),
-        codes=padded_codes.reshape(k_tiles, machine.cols, -1).transpose(0, 2, 1),
+        fields=fields, lists=lists, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,
         params=params, sample_words=param_first + outputs * layer.post.sample_block, bounds=bounds,
         list_first=list_first, param_first=param_first)

@@ -1,11 +1,13 @@
 """Channel-last activation memory: any unaligned run of nibbles per cycle and port.
 
-Four banks of `bank_nibbles` nibbles lie side by side; a memory row is one word of each. A run that begins in
+Eight banks of `bank_nibbles` nibbles lie side by side; a memory row is one word of each. A run that begins in
 bank b takes row i from the banks b.. and row i + 1 from the banks before b, so that every bank is read once:
 
-    run at nibble 13, bank_nibbles = 4:          bank 0       bank 1       bank 2       bank 3
-                                         row 0  .  .  .  .   .  .  .  .   .  .  .  .   . 13 14 15
-                                         row 1  16 17 18 19  20 21 22 23  24 25 26 27  28 .  .  .
+    run of 12 nibbles at nibble 11, bank_nibbles = 2:
+
+              bank 0   bank 1   bank 2   bank 3   bank 4   bank 5   bank 6   bank 7
+      row 0    .  .     .  .     .  .     .  .     .  .     . 11    12 13    14 15
+      row 1   16 17    18 19    20 21    22  .     .  .     .  .     .  .     .  .
 
 The banks' words are rotated so that the run's first nibble comes first. Each read port is a copy of the memory.
 """
@@ -76,7 +78,7 @@ class ActivationMemory(wiring.Component):
 
         def split(addr: Signal) -> tuple[Signal, Signal, Signal]:
             """Return (rotation in nibbles, bank, row) of a nibble address."""
-            return addr[:offset_bits], addr[offset_bits - 2:offset_bits], addr[offset_bits:]
+            return addr[:offset_bits], addr[offset_bits - (BANKS - 1).bit_length():offset_bits], addr[offset_bits:]
 
         def bank_rows(addr: Signal) -> list[Signal]:
             """Row that each bank contributes to the run at `addr`."""

@@ -1,10 +1,12 @@
-"""Channel-last address generator: walks (k-tile, tile, channel list, kernel line) and says what to read.
+"""Channel-last address generator: walks (k-tile, tile, channel list) and says what to read.
 
 Every kernel line of a tile is one run of rows + 2 contiguous nibbles at `base + e0 - 1 + dy*W`, whatever the
-map's width; rows whose neighbour lies outside the image are masked. No multiplier is needed: a tile's masks are made
-one pixel per cycle by a walker that works one tile ahead, and addresses follow by addition.
+map's width W; rows whose neighbour lies outside the image are masked. Up to `window_width` the three lines lie so near
+that one run holds them all, and a channel costs one read; on wider maps it costs one per kernel line. No multiplier is
+needed: a tile's masks are made one pixel per cycle by a walker that works one tile ahead, and addresses follow by
+addition.
 
-Two pipelines meet in the line stage (time runs downwards, three lines per entry):
+Two pipelines meet in the line stage (time runs downwards, a wide map):
 
     list memory          entry          tile walker            request
     read entry 1         entry 0        shifts in tile 1       entry 0, line 0
@@ -19,7 +21,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import LINE_TAPS, Config
-from .interfaces import entry_layout, layer_layout, request_layout
+from .interfaces import entry_layout, layer_layout, mask_layout, request_layout
 
 __all__ = ["AddressGenerator"]
 
@@ -78,7 +80,7 @@ class AddressGenerator(wiring.Component):
         count = layer.list_count[self.array]
 
         # Tile walker: one pixel per cycle into the masks of the next tile.
-        masks = {name: Signal(rows, name=f"next_{name}") for name in ("left", "right", "top", "mid", "bottom")}
+        next_mask = Signal(mask_layout(config), reset_less=True)
         lane = Signal(range(rows + 1))
         x = Signal(config.dim_bits)
         y = Signal(config.dim_bits)
@@ -92,10 +94,9 @@ class AddressGenerator(wiring.Component):
         right_edge = x == layer.width - 1
         bottom_edge = y == layer.height - 1
         with m.If(~next_valid):
-            bits = {"left": x != 0, "right": ~right_edge, "mid": inside,
-                    "top": inside & (y != 0), "bottom": inside & ~bottom_edge}
-            for name, mask in masks.items():
-                m.d.sync += mask.eq(Cat(mask[1:], bits[name]))
+            bits = ((next_mask.left, x != 0), (next_mask.right, ~right_edge), (next_mask.lines[0], inside & (y != 0)),
+                    (next_mask.lines[1], inside), (next_mask.lines[2], inside & ~bottom_edge))
+            m.d.sync += [mask.eq(Cat(mask[1:], bit)) for mask, bit in bits]
             m.d.sync += [lane.eq(lane + 1), pixel.eq(pixel + 1), x.eq(Mux(right_edge, 0, x + 1))]
             with m.If(right_edge):
                 m.d.sync += y.eq(Mux(bottom_edge, 0, y + 1))
@@ -109,12 +110,12 @@ class AddressGenerator(wiring.Component):
         # The tile at work: its masks, and where its three kernel lines begin.
         tile_valid = Signal()
         tile_done = Signal()
-        tile = {name: Signal(rows, name=f"tile_{name}") for name in masks}
+        mask = Signal(mask_layout(config), reset_less=True)
         offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
         m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
         with m.If(take_tile):
-            m.d.sync += [tile[name].eq(masks[name]) for name in masks]
             m.d.sync += [
+                mask.eq(next_mask),
                 offsets[0].eq(next_e0 - 1 - layer.width),
                 offsets[1].eq(next_e0 - 1),
                 offsets[2].eq(next_e0 - 1 + layer.width),
@@ -160,17 +161,18 @@ class AddressGenerator(wiring.Component):
         with m.Elif(entry_done):
             m.d.sync += entry_valid.eq(0)
 
-        # Line stage: the used lines of the entry, in order.
+        # Line stage: the whole window, or its used lines in order.
+        by_window = layer.width <= config.window_width
         lines_done = Signal(LINE_TAPS)
         used = Cat(entry.taps.word_select(line, LINE_TAPS).any() for line in range(LINE_TAPS))
         left_over = used & ~lines_done
         line = Signal(range(LINE_TAPS))
-        last_line = Signal()
-        ordinal = Signal(range(LINE_TAPS))
+        only_line = Signal()
         with m.Switch(left_over):
             for code in range(1, 1 << LINE_TAPS):
                 with m.Case(code):
-                    m.d.comb += [line.eq((code & -code).bit_length() - 1), last_line.eq(code & (code - 1) == 0)]
+                    m.d.comb += [line.eq((code & -code).bit_length() - 1), only_line.eq(code & (code - 1) == 0)]
+        last_line = by_window | only_line
 
         fresh_ktile = Signal(init=1)
         half = Signal()
@@ -187,32 +189,28 @@ class AddressGenerator(wiring.Component):
         with m.If(room):
             m.d.sync += self.requests.valid.eq(emit)
         with m.If(emit):
-            taps = entry.taps.word_select(line, LINE_TAPS)
-            inside_line = Signal(rows)
             offset = Signal(addr_bits)
-            with m.Switch(line):
-                for number, name in enumerate(("top", "mid", "bottom")):
+            m.d.comb += offset.eq(offsets[0])
+            with m.If(~by_window), m.Switch(line):
+                for number in range(1, LINE_TAPS):
                     with m.Case(number):
-                        m.d.comb += [inside_line.eq(tile[name]), offset.eq(offsets[number])]
+                        m.d.comb += offset.eq(offsets[number])
+            taps = Cat(entry.taps.word_select(number, LINE_TAPS) & (by_window | (line == number)).replicate(LINE_TAPS)
+                       for number in range(LINE_TAPS))
             m.d.sync += [
                 lines_done.eq(Mux(last_line, 0, lines_done | (1 << line))),
-                ordinal.eq(Mux(last_line, 0, ordinal + 1)),
                 fresh_ktile.eq(entry_done & ends_ktile),
+                half.eq(half ^ (entry_done & ends_ktile)),
                 request.addr.eq(entry.base + offset),
-                request.weight.eq(entry.weight + ordinal),
-                request.mask[0].eq(Mux(taps[0], inside_line & tile["left"], 0)),
-                request.mask[1].eq(Mux(taps[1], inside_line, 0)),
-                request.mask[2].eq(Mux(taps[2], inside_line & tile["right"], 0)),
+                request.mask.eq(mask),
                 request.taps.eq(taps),
-                request.a_signed.eq(entry.a_signed),
-                request.group.eq(entry.group),
                 request.half.eq(half),
                 request.last.eq(entry.last & last_line),
                 request.tile_last.eq(last_line & ends_tile),
                 request.ktile_last.eq(last_line & ends_ktile),
             ]
-            with m.If(entry_done & ends_ktile):
-                m.d.sync += half.eq(~half)
+            m.d.sync += [request[name].eq(entry[name])
+                         for name in ("a_signed", "w_signed", "exponent", "group", "weight")]
 
         # An array without channels still steps over the k-tiles.
         skips = Signal.like(layer.k_tiles)

@@ -13,7 +13,7 @@ __all__ = ["PRESETS", "Config", "ConfigError", "preset"]
 
 TAPS = 9            # a 3x3 kernel; a 1x1 kernel is the centre tap
 LINE_TAPS = 3       # taps of one kernel line: what one window word and one weight word hold
-BANKS = 4           # banks of the activation memory: an unaligned run touches at most three plus one
+BANKS = 8           # banks of the activation memory: an unaligned run begins in one and touches at most seven more
 MULT_BITS = 16      # M and R of the post-processor, signed
 PRODUCT_MAX = 15 * 15   # the largest nibble product, u4 x u4 in a pass of 8-bit data
 
@@ -55,6 +55,8 @@ class Config:
         Dense arrays. All arrays work on the same tile, on disjoint channel lists.
     sparse : int
         Sparse arrays.
+    fifo_depth : int
+        Windows that a row of a sparse array may lag behind the fastest row.
     dense_taps : int
         Multipliers in front of each accumulator of a dense array: 3 (a kernel line per cycle) or 1.
     lanes_per_scale : int
@@ -73,10 +75,12 @@ class Config:
         Activation memory, in nibbles.
     read_ports : int
         Read ports of the activation memory; each costs a copy of it.
+    window_width : int
+        Maps up to this width are read a whole 3x3 window at a time, wider ones a kernel line at a time.
     weight_depth : int
         Kernel-line words (3 x cols nibbles) of one k-tile; the memory holds two k-tiles.
     scale_depth : int
-        Scale words (cols codes) of one k-tile; the memory holds two k-tiles.
+        Groups of channels with a scale code of one k-tile; the memory holds two k-tiles.
     param_depth : int
         Post-processor parameter words (one per output channel and parameter block).
     list_depth : int
@@ -96,6 +100,7 @@ class Config:
     cols: int = 16
     dense: int = 1
     sparse: int = 0
+    fifo_depth: int = 16
     dense_taps: int = 3
     lanes_per_scale: int = 4
     group: int = 16
@@ -104,8 +109,9 @@ class Config:
     acc_bits: int = 24
     act_nibbles: int = 1 << 17
     read_ports: int = 2
+    window_width: int = 16
     weight_depth: int = 512
-    scale_depth: int = 128
+    scale_depth: int = 64
     param_depth: int = 1024
     list_depth: int = 512
     samples: int = 64
@@ -125,8 +131,9 @@ class Config:
         self._range("rows", 2, 128, "one row has no neighbour to share a window with")
         self._range("cols", 2, 128, "one column has no drain chain")
         self._range("dense", 0, 8, "each array needs its share of the memory ports")
-        self._range("sparse", 0, 0, "the sparse array is not part of the generator yet")
+        self._range("sparse", 0, 8, "each array needs its share of the memory ports")
         self._require(self.arrays >= 1, "dense", "at least 1 while sparse is 0", "an engine needs an array")
+        self._range("fifo_depth", 1, 64, "rows of a sparse array buffer their windows")
         self._require(self.dense_taps in (1, 3), "dense_taps", "1 or 3",
                       "an array takes one tap or one kernel line per cycle")
         self._range("lanes_per_scale", 1, self.cols, "a scale unit serves lanes of one row")
@@ -141,12 +148,13 @@ class Config:
                       "act_nibbles", f"a power of two from {self.row_nibbles} to {1 << 24}",
                       "addresses wrap, and one row of all banks is the least")
         self._range("read_ports", 1, 4, "each port is a copy of the activation memory")
+        self._range("window_width", 0, 64, "a read spans two lines more than the tile")
         for name in ("weight_depth", "scale_depth", "param_depth", "list_depth", "samples"):
             value = getattr(self, name)
             self._require(_power_of_two(value) and 2 <= value <= 1 << 16, name, "a power of two from 2 to 65536",
                           "its address is a bit field")
         self._range("dim_bits", 2, 12, "maps are up to 4095 pixels wide")
-        self._range("fetch_depth", 4, 64, "a read takes three cycles, so fewer slots starve the array")
+        self._range("fetch_depth", 4, 64, "a read takes two cycles, so fewer slots starve the array")
         self._require(self.entry_bits <= self.bus_bits, "bus_bits", f"at least {self.entry_bits} with these memories",
                       "a channel list entry is loaded in one beat")
 
@@ -191,6 +199,11 @@ class Config:
         return (1 << self.scale_exp_bits) - 2
 
     @property
+    def shift_by_max(self) -> int:
+        """Largest left shift of a vector's sum: that of the scale code, and of the pass where there are several."""
+        return self.scale_shift_max + (2 * 4 if self.sparse else 0)
+
+    @property
     def scale_value_bits(self) -> int:
         """Width of the largest scale value, unsigned."""
         return self.scale_man_bits + 1 + self.scale_shift_max
@@ -203,13 +216,18 @@ class Config:
         return self.bus_bits // 4
 
     @property
+    def window(self) -> int:
+        """Nibbles that an array is given at a time: rows + 2 of one line, up to two lines further on."""
+        return self.rows + 2 + 2 * self.window_width
+
+    @property
     def run(self) -> int:
         """Contiguous nibbles, at any address, that a memory port moves per cycle."""
-        return max(self.rows + 2, self.bus_nibbles)
+        return max(self.window, self.bus_nibbles)
 
     @property
     def bank_nibbles(self) -> int:
-        """Nibbles of a bank's word: an unaligned run must fit the four banks."""
+        """Nibbles of a bank's word: an unaligned run must fit the banks."""
         return _ceil_power_of_two(_ceil_div(self.run - 1, BANKS - 1))
 
     @property
@@ -231,8 +249,8 @@ class Config:
 
     @property
     def scale_beats(self) -> int:
-        """Beats that hold one scale word (cols code bytes)."""
-        return _ceil_div(8 * self.cols, self.bus_bits)
+        """Beats that hold one scale word (a code byte for each scale unit)."""
+        return _ceil_div(8 * self.scale_units, self.bus_bits)
 
     @property
     def weight_bits(self) -> int:
@@ -245,9 +263,19 @@ class Config:
         return _bits(self.scale_depth)
 
     @property
+    def scale_bits(self) -> int:
+        """Width of the address of a scale word within a half: a group has one for each lane of a scale unit."""
+        return self.group_bits + _bits(self.lanes_per_scale)
+
+    @property
+    def tap_words(self) -> int:
+        """Tap words (cols nibbles) of one k-tile in a row of a sparse array."""
+        return LINE_TAPS * self.weight_depth
+
+    @property
     def entry_bits(self) -> int:
         """Width of a channel list entry."""
-        return self.addr_bits + self.weight_bits + self.group_bits + TAPS + 2
+        return self.addr_bits + self.weight_bits + self.group_bits + TAPS + 5
 
     # Post-processor.
 
@@ -279,8 +307,10 @@ class Config:
 
         return {
             "activations": memory(self.act_nibbles // self.row_nibbles, 4 * self.row_nibbles, self.read_ports),
-            "weights": memory(2 * self.weight_depth, LINE_TAPS * self.tap_beats * self.bus_bits, self.arrays),
-            "scales": memory(2 * self.scale_depth, self.scale_beats * self.bus_bits, self.arrays),
+            "weights": memory(2 * self.weight_depth, LINE_TAPS * self.tap_beats * self.bus_bits, self.dense),
+            "row_weights": memory(2 * self.tap_words, self.tap_beats * self.bus_bits, self.sparse * self.rows),
+            "scales": memory(2 << self.scale_bits, self.scale_beats * self.bus_bits,
+                             self.dense + self.sparse * self.rows),
             "lists": memory(self.list_depth, self.entry_bits, self.arrays),
             "params": memory(self.param_depth, self.param_beats * self.bus_bits, 1),
             "samples": memory(self.samples, _bits(self.param_depth), 1),
@@ -288,7 +318,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters and the constants that follow from them, in a fixed order."""
-        derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "run", "bank_nibbles", "row_nibbles",
+        derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "window", "run", "bank_nibbles", "row_nibbles",
                    "addr_bits", "tap_beats", "scale_beats", "entry_bits", "bias_bits", "param_beats", "shift_max")
         return {"parameters": asdict(self), "derived": {name: getattr(self, name) for name in derived}}
 
@@ -299,7 +329,7 @@ PRESETS: dict[str, Config] = {
     "default": _DEFAULT,
     # Small enough that every bench elaborates and runs in seconds.
     "tiny": replace(_DEFAULT, name="tiny", rows=4, cols=4, act_nibbles=1 << 13, weight_depth=128, scale_depth=32,
-                    param_depth=64, list_depth=64, samples=8, dim_bits=6),
+                    param_depth=64, list_depth=64, samples=8, dim_bits=6, window_width=6),
     # Fits an ECP5-85F with its memories.
     "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.

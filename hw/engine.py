@@ -1,10 +1,10 @@
 """Layer engine: runs one convolution layer from a configuration port to the written result.
 
-    load ──┬─> weight memory ──┐
-           ├─> channel list    │
-           │        │          │
-           │   address gen. ─> window fetcher ─> dense array ──┐
-           │                       │    (one of each per array)│
+    load ──┬─> weights and codes ────────────────┐
+           ├─> channel list                      │
+           │        │                            │
+           │   address gen. ─> window fetcher ─> array ────────┐
+           │                       │  (one of each per array)  │
            ├─> activation memory <─┘                           │
            │        ^      └──────────── residual ─────> post-processor
            └─> parameters ─────────────────────────────>       │
@@ -23,7 +23,7 @@ from .fetcher import PortArbiter, WindowFetcher
 from .interfaces import Space, layer_layout, load_layout
 from .ppu import PostProcessor
 from .readout import Readout, address_shape
-from .weights import WeightMemory
+from .sparse import SparseArray
 
 __all__ = ["CAUSES", "LayerEngine", "counters_layout"]
 
@@ -111,48 +111,43 @@ class LayerEngine(wiring.Component):
         port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
         port_users[-1] += [ppu.residual]
         idles = [ppu.idle]
-        weights_ready = []
+        halves_free = []
         for array in range(config.arrays):
             m.submodules[f"addrgen{array}"] = addrgen = AddressGenerator(config, array)
-            m.submodules[f"weights{array}"] = weights = WeightMemory(config)
             m.submodules[f"fetcher{array}"] = fetcher = WindowFetcher(config)
-            m.submodules[f"dense{array}"] = dense = DenseArray(config)
+            if array < config.dense:
+                m.submodules[f"dense{array}"] = unit = DenseArray(config)
+            else:
+                m.submodules[f"sparse{array - config.dense}"] = unit = SparseArray(config)
             port_users[array % config.read_ports].append(fetcher.memory)
-            weights_ready.append(weights.load_ready)
-            idles += [addrgen.idle, fetcher.idle, dense.idle]
+            halves_free.append(unit.load_free)
+            idles += [addrgen.idle, fetcher.idle, unit.idle]
             index_bits = (config.list_depth - 1).bit_length()
             m.d.comb += [
                 addrgen.layer.eq(layer),
                 addrgen.start.eq(start),
-                addrgen.ktile_ready.eq(weights.ready),
                 addrgen.list_index.eq(load.address[:index_bits]),
                 addrgen.list_entry.eq(load.data),
                 addrgen.list_write.eq(load_en & (load.space == Space.LIST) & (load.address[index_bits:] == array)),
-                weights.load.eq(load),
-                weights.load_en.eq(load_en),
-                weights.take.eq(addrgen.ktile_take | addrgen.ktile_skip),
-                weights.release.eq(dense.ktile_done | addrgen.ktile_skip),
-                weights.weight_en.eq(fetcher.weight_en),
-                weights.weight_half.eq(fetcher.weight_half),
-                weights.weight_addr.eq(fetcher.weight_addr),
-                fetcher.weights.eq(weights.weights),
-                weights.scale_en.eq(dense.scale_en),
-                weights.scale_half.eq(dense.scale_half),
-                weights.scale_addr.eq(dense.scale_addr),
-                dense.codes.eq(weights.codes),
+                addrgen.ktile_ready.eq(unit.ktile_ready),
+                unit.ktile_take.eq(addrgen.ktile_take),
+                unit.ktile_skip.eq(addrgen.ktile_skip),
+                unit.pitch.eq(Mux(layer.width <= config.window_width, layer.width, 0)),
+                unit.load.eq(load),
+                unit.load_en.eq(load_en),
             ]
             connect(m, addrgen.requests, fetcher.requests)
-            connect(m, fetcher.windows, dense.windows)
-            connect(m, dense.tiles, ppu.tiles[array])
+            connect(m, fetcher.windows, unit.windows)
+            connect(m, unit.tiles, ppu.tiles[array])
 
             starved = ~fetcher.windows.valid
             happened = {
-                "busy": dense.busy,
+                "busy": unit.busy,
                 "fetch": starved & ~addrgen.wait_weights & ~(addrgen.idle & fetcher.idle),
                 "weights": starved & addrgen.wait_weights,
-                "drain": dense.wait_drain,
-                "post": dense.wait_tiles & ~ppu.extra,
-                "write": dense.wait_tiles & ppu.extra,
+                "drain": unit.wait_drain,
+                "post": unit.wait_bank & ~ppu.extra,
+                "write": unit.wait_bank & ppu.extra,
             }
             for cause in CAUSES:
                 counter = self.counters.array[array][cause]
@@ -176,7 +171,7 @@ class LayerEngine(wiring.Component):
             ppu.start.eq(start),
             ppu.load.eq(load),
             ppu.load_en.eq(load_en),
-            self.load.ready.eq(Mux(beat, ~writes, ~to_half | Cat(weights_ready).all())),
+            self.load.ready.eq(Mux(beat, ~writes, ~to_half | Cat(halves_free).all())),
             memory.write.eq(ppu.write),
             idle.eq(Cat(idles).all()),
         ]

@@ -1,21 +1,19 @@
 """Window fetcher: turns read requests into windows, and shares read ports of the activation memory.
 
-A request reads the activation memory and the weight memory in the same cycle; both answer two cycles later:
-
     cycle       0               1                2                      3
-    request 0   taken, reads    banks, words     rotated, registered    in the queue
-    request 1   .               taken, reads     banks, words           rotated, registered
+    request 0   taken, reads    banks            rotated, registered    in the queue
+    request 1   .               taken, reads     banks                  rotated, registered
 
 A request is only taken while the queue has room for it and for all that are on their way, so nothing is ever lost and
 an array that stalls stalls nobody else.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .actmem import read_port_signature
-from .config import LINE_TAPS, Config
+from .config import Config
 from .interfaces import request_layout, window_layout
 
 __all__ = ["PortArbiter", "WindowFetcher"]
@@ -31,9 +29,6 @@ class WindowFetcher(wiring.Component):
     requests : In(stream of request_layout)
     windows : Out(stream of window_layout)
     memory : Out(read_port_signature)
-    weight_en, weight_half, weight_addr : Out
-    weights : In(3 x cols nibbles)
-        See `hw.weights.WeightMemory`.
     idle : Out(1)
         Nothing is on its way or queued.
     """
@@ -44,10 +39,6 @@ class WindowFetcher(wiring.Component):
             "requests": In(stream.Signature(request_layout(config))),
             "windows": Out(stream.Signature(window_layout(config))),
             "memory": Out(read_port_signature(config)),
-            "weight_en": Out(1),
-            "weight_half": Out(1),
-            "weight_addr": Out(config.weight_bits),
-            "weights": In(data.ArrayLayout(4 * config.cols, LINE_TAPS)),
             "idle": Out(1),
         })
 
@@ -67,24 +58,19 @@ class WindowFetcher(wiring.Component):
             self.memory.addr.eq(request.addr),
             issue.eq(self.memory.en & self.memory.ready),
             self.requests.ready.eq(issue),
-            self.weight_en.eq(issue),
-            self.weight_half.eq(request.half),
-            self.weight_addr.eq(request.weight),
             self.idle.eq(taken == 0),
         ]
         m.d.sync += taken.eq(taken + issue - popped)
 
-        # What the window keeps of its request waits for the memories.
-        kept = {name: request[name] for name, _ in request_layout(config) if name not in ("addr", "weight")}
+        # What the window keeps of its request waits for the memory.
+        kept = {name: request[name] for name, _ in request_layout(config) if name != "addr"}
         for stage in range(READ_CYCLES):
             later = {name: Signal.like(value, name=f"{name}{stage}", reset_less=True) for name, value in kept.items()}
             m.d.sync += [later[name].eq(value) for name, value in kept.items()]
             kept = later
         m.d.comb += [window[name].eq(value) for name, value in kept.items()]
         m.d.comb += [
-            Cat(*(window.nibbles[i] for i in range(config.rows + 2))).eq(
-                self.memory.data.as_value()[:4 * (config.rows + 2)]),
-            window.weights.as_value().eq(Cat(self.weights)),
+            window.nibbles.as_value().eq(self.memory.data.as_value()),
             queue.w_data.eq(window),
             queue.w_en.eq(self.memory.valid),
             self.windows.payload.eq(queue.r_data),

@@ -31,7 +31,7 @@ from .fetcher import WindowFetcher
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
-from .weights import WeightMemory
+from .sparse import SparseArray
 
 __all__ = ["BLOCKS", "Emitted", "convert", "emit", "main"]
 
@@ -41,10 +41,10 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "addrgen": AddressGenerator,
     "dense": DenseArray,
     "fetcher": WindowFetcher,
-    "pe_row": lambda config: PERow(config, config.dense_taps),
+    "pe_row": lambda config: PERow(config, config.dense_taps, 4),
     "ppu": PostProcessor,
     "readout": Readout,
-    "weights": WeightMemory,
+    "sparse": SparseArray,
 }
 TOP = "engine"
 

@@ -1,12 +1,14 @@
 """Layouts of what travels between the blocks. Bit positions follow from the order of the members, LSB first."""
 
+from typing import Any
+
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, enum
 
 from .config import LINE_TAPS, MULT_BITS, TAPS, Config
 
-__all__ = ["Space", "Transform", "entry_layout", "format_layout", "layer_layout", "load_layout", "param_layout",
-           "request_layout", "window_layout", "write_layout"]
+__all__ = ["Space", "Transform", "entry_layout", "format_layout", "layer_layout", "load_layout", "mask_layout",
+           "param_layout", "request_layout", "window_layout", "write_layout"]
 
 
 class Space(enum.Enum, shape=3):
@@ -14,7 +16,7 @@ class Space(enum.Enum, shape=3):
 
     ACTIVATION = 0  # beat of the activation memory
     WEIGHT = 1      # beat of the tap (a power of two of them), tap 0..2 (two bits), word
-    SCALE = 2       # beat of the word (a power of two of them), word
+    SCALE = 2       # beat of the word (a power of two of them), lane of the scale units (a power of two), group
     PARAM = 3       # beat of the word (a power of two of them), word
     LIST = 4        # entry (list_depth of them), array
     SAMPLE = 5      # sample; the data are the address of its first parameter word
@@ -113,6 +115,8 @@ def entry_layout(config: Config) -> data.StructLayout:
         "group": config.group_bits,
         "taps": TAPS,
         "a_signed": 1,
+        "w_signed": 1,
+        "exponent": 2,
         "last": 1,
     })
 
@@ -137,59 +141,74 @@ def load_layout(config: Config) -> data.StructLayout:
     return data.StructLayout({"data": config.bus_bits, "address": 24, "space": Space, "commit": 1})
 
 
-def _step_members(config: Config) -> dict[str, object]:
-    """What a kernel line carries from the address generator to its array."""
+def mask_layout(config: Config) -> data.StructLayout:
+    """Rows of a tile whose neighbour lies inside the image.
+
+    Members
+    -------
+    left, right : rows bits
+        One pixel to the left, to the right.
+    lines : 3 x rows bits
+        One line up, on the same line, one line down; a row beyond the last pixel has none.
+    """
+    return data.StructLayout({
+        "left": config.rows, "right": config.rows, "lines": data.ArrayLayout(config.rows, LINE_TAPS),
+    })
+
+
+def _window_members(config: Config) -> dict[str, Any]:
+    """What a window carries from the address generator to its array."""
     return {
-        "mask": data.ArrayLayout(config.rows, LINE_TAPS),
-        "taps": LINE_TAPS,
+        "mask": mask_layout(config),
+        "taps": TAPS,
         "a_signed": 1,
+        "w_signed": 1,
+        "exponent": 2,
         "last": 1,
         "tile_last": 1,
         "ktile_last": 1,
         "half": 1,
         "group": config.group_bits,
+        "weight": config.weight_bits,
     }
 
 
 def request_layout(config: Config) -> data.StructLayout:
-    """One kernel line of one channel of one tile, to be read.
+    """One channel of one tile, or one kernel line of it, to be read.
 
     Members
     -------
-    mask : 3 x rows bits
-        For each tap of the line, the rows whose neighbour is inside the image.
-    taps : 3 bits
-        Taps of the line that are used.
-    a_signed : 1 bit
-        The activation nibbles are signed.
+    mask : mask_layout
+    taps : 9 bits
+        Taps that are used, of the lines that this read serves.
+    a_signed, w_signed : 1 bit
+        The nibbles are signed.
+    exponent : 2 bits
+        Shift of the pass, in nibbles.
     last, tile_last, ktile_last : 1 bit
-        This line ends a vector, the tile, the k-tile.
+        This window ends a vector, the tile, the k-tile.
     half : 1 bit
         Half of the weight memory that holds the k-tile.
     group : group_bits
-        Scale word of the vector.
+        Scale words of the vector.
+    weight : weight_bits
+        Address of kernel line 0's weight word within the half.
     addr : addr_bits
         Nibble address of the left neighbour of row 0.
-    weight : weight_bits
-        Address of the weight word within the half.
     """
-    return data.StructLayout(_step_members(config) | {"addr": config.addr_bits, "weight": config.weight_bits})
+    return data.StructLayout(_window_members(config) | {"addr": config.addr_bits})
 
 
 def window_layout(config: Config) -> data.StructLayout:
-    """One kernel line of one channel of one tile, read; members as `request_layout`, and:
+    """One channel of one tile, or one kernel line of it, read; members as `request_layout`, and:
 
     Members
     -------
-    nibbles : rows + 2 nibbles
-        The pixels of the tile and one neighbour on either side; row r's taps are nibbles r, r+1 and r+2.
-    weights : 3 x cols nibbles
-        Signed.
+    nibbles : `window` nibbles
+        Row r's taps of kernel line l are nibbles r, r+1 and r+2 from l * pitch on. The pitch is the map's width where a
+        whole window is read at a time, and 0 where a line is.
     """
-    return data.StructLayout(_step_members(config) | {
-        "nibbles": data.ArrayLayout(4, config.rows + 2),
-        "weights": data.ArrayLayout(data.ArrayLayout(signed(4), config.cols), LINE_TAPS),
-    })
+    return data.StructLayout(_window_members(config) | {"nibbles": data.ArrayLayout(4, config.window)})
 
 
 def write_layout(config: Config) -> data.StructLayout:

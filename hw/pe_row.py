@@ -10,7 +10,7 @@ A vector's sum leaves `hold` while the next vector adds up in `local`; a tile's 
 while the next tile fills the other. All control comes from outside: the dense array drives all rows with one set.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -35,7 +35,7 @@ def control_layout(config: Config) -> data.StructLayout:
         With `add`: they end it; the sum moves on to be drained.
     shift : 1 bit
         Drain one lane of each scale unit.
-    mantissa : 4 bits x scale_units, shift_by : bits of scale_shift_max x scale_units
+    mantissa : 4 bits x scale_units, shift_by : bits of shift_by_max x scale_units
         The draining lane's scale is mantissa << shift_by; the shift acts one cycle after the mantissa.
     write : 1 bit
         Add the scaled value to the accumulator.
@@ -54,7 +54,7 @@ def control_layout(config: Config) -> data.StructLayout:
         "hold": 1,
         "shift": 1,
         "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
-        "shift_by": data.ArrayLayout(max(1, config.scale_shift_max.bit_length()), units),
+        "shift_by": data.ArrayLayout(max(1, config.shift_by_max.bit_length()), units),
         "write": 1,
         "write_bank": 1,
         "write_lane": range(config.lanes_per_scale),
@@ -72,24 +72,27 @@ class PERow(wiring.Component):
     config : Config
     taps : int
         Multipliers per lane.
+    weight_bits : int
+        Width of a weight operand, signed: 4, or 5 for nibbles signed and not.
 
     Members
     -------
     a : In(signed 5 bits x taps)
         Activations, the same for all lanes.
-    w : In(signed 4 bits x cols x taps)
+    w : In(signed weight_bits x cols x taps)
         Weights, the same for all rows.
     control : In(control_layout)
     acc : Out(signed acc_bits)
         The accumulator asked for in the last cycle.
     """
 
-    def __init__(self, config: Config, taps: int) -> None:
+    def __init__(self, config: Config, taps: int, weight_bits: int) -> None:
         self.config = config
         self.taps = taps
+        self.weight_bits = weight_bits
         super().__init__({
             "a": In(data.ArrayLayout(signed(5), taps)),
-            "w": In(data.ArrayLayout(data.ArrayLayout(signed(4), config.cols), taps)),
+            "w": In(data.ArrayLayout(data.ArrayLayout(signed(weight_bits), config.cols), taps)),
             "control": In(control_layout(config)),
             "acc": Out(signed(config.acc_bits)),
         })
@@ -99,7 +102,7 @@ class PERow(wiring.Component):
         config, control = self.config, self.control
         lanes_per_unit = config.lanes_per_scale
         units = config.scale_units
-        dot_bits = 9 + (self.taps - 1).bit_length()     # a 5 x 4 bit product has 9
+        dot_bits = 5 + self.weight_bits + (self.taps - 1).bit_length()
 
         holds = []
         for lane in range(config.cols):
@@ -114,13 +117,14 @@ class PERow(wiring.Component):
                 m.d.sync += local.eq(total)
             holds.append((hold, total))
 
-        read_values = []
-        read_unit = Signal(range(units))
+        # The accumulator to read: its unit, and its place there.
+        acc = Signal(signed(config.acc_bits), reset_less=True)
+        m.d.comb += self.acc.eq(acc)
         read_place = Signal(range(lanes_per_unit))
         with m.Switch(control.read_lane):
             for lane in range(config.cols):
                 with m.Case(lane):
-                    m.d.comb += [read_unit.eq(lane // lanes_per_unit), read_place.eq(lane % lanes_per_unit)]
+                    m.d.comb += read_place.eq(lane % lanes_per_unit)
 
         for unit in range(units):
             chain = holds[unit * lanes_per_unit:(unit + 1) * lanes_per_unit]
@@ -151,8 +155,7 @@ class PERow(wiring.Component):
                 writer.data.eq(Mux(control.overwrite, 0, old.data) + value),
                 reader.addr.eq(Cat(control.read_bank, read_place)),
             ]
-            read_values.append(reader.data)
-        acc = Signal(signed(config.acc_bits), reset_less=True)
-        m.d.sync += acc.eq(Array(read_values)[read_unit])
-        m.d.comb += self.acc.eq(acc)
+            with m.Switch(control.read_lane):
+                with m.Case(*range(unit * lanes_per_unit, min((unit + 1) * lanes_per_unit, config.cols))):
+                    m.d.sync += acc.eq(reader.data)
         return m

@@ -25,7 +25,7 @@ from amaranth.lib.wiring import In, Out
 
 from .actmem import read_port_signature
 from .config import Config
-from .dense import accumulator_signature
+from .dense import tiles_signature
 from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
 
 __all__ = ["PostProcessor"]
@@ -44,7 +44,7 @@ class PostProcessor(wiring.Component):
         Begin the layer; only while `idle`.
     idle : Out(1)
         The layer's last write has been made.
-    tiles : In(accumulator_signature) x arrays
+    tiles : In(tiles_signature) x arrays
     load : In(load_layout)
         A beat of PARAM or SAMPLE; others are passed over.
     load_en : In(1)
@@ -61,7 +61,7 @@ class PostProcessor(wiring.Component):
             "layer": In(layer_layout(config)),
             "start": In(1),
             "idle": Out(1),
-            "tiles": In(accumulator_signature(config)).array(config.arrays),
+            "tiles": In(tiles_signature(config)).array(config.arrays),
             "load": In(load_layout(config)),
             "load_en": In(1),
             "residual": Out(read_port_signature(config)),

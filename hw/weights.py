@@ -1,10 +1,12 @@
-"""Weight memory of one array: kernel-line words and scale words of two k-tiles, one read while the other loads.
+"""Weights and scale codes of two k-tiles: one half is read while the other loads.
 
     half 0   k-tile 0 read by the array    k-tile 2 loads                k-tile 2 read
     half 1   k-tile 1 loads                k-tile 1 read by the array    k-tile 3 loads
 """
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,96 +14,186 @@ from amaranth.lib.wiring import In, Out
 from .config import LINE_TAPS, Config
 from .interfaces import Space, load_layout
 
-__all__ = ["WeightMemory"]
+__all__ = ["LineWeights", "ScaleMemory", "TapWeights", "WeightHalves", "weight_load_signature"]
 
 
-class WeightMemory(wiring.Component):
-    """Words of 3 x cols weights and of cols scale codes, in two halves.
+def weight_load_signature(config: Config) -> wiring.Signature:
+    """A beat on its way into a half, from the loader's side.
 
     Members
     -------
-    load : In(load_layout)
-        A beat; those of other spaces are passed over.
-    load_en : In(1)
-        `load` is taken in this cycle; only while `load_ready`.
-    load_ready : Out(1)
+    beat : Out(load_layout)
+        Those of spaces other than WEIGHT and SCALE are passed over.
+    en : Out(1)
+        The beat is taken in this cycle.
+    half : Out(1)
+        Half that loads.
+    """
+    return wiring.Signature({"beat": Out(load_layout(config)), "en": Out(1), "half": Out(1)})
+
+
+class WeightHalves(wiring.Component):
+    """Keeps account of the halves of one array.
+
+    Members
+    -------
+    commit : In(1)
+        The k-tile that loads is complete.
+    free : Out(1)
         The half to load is free.
+    half : Out(1)
+        The half to load.
     ready : Out(1)
         A loaded k-tile waits to be taken.
     take : In(1)
         The array begins the k-tile.
     release : In(1)
         The array has finished a k-tile; its half is free.
-    weight_en, weight_half, weight_addr : In
-        Read of a weight word; `weights` holds it two cycles later.
-    weights : Out(3 x cols nibbles, signed)
-    scale_en, scale_half, scale_addr : In
-        Read of a scale word; `codes` holds it one cycle later.
-    codes : Out(cols bytes)
+    """
+
+    commit: In(1)
+    free: Out(1)
+    half: Out(1)
+    ready: Out(1)
+    take: In(1)
+    release: In(1)
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        loaded = Signal(range(3))   # k-tiles that wait to be taken
+        held = Signal(range(3))     # halves not free
+        m.d.comb += [self.free.eq(held != 2), self.ready.eq(loaded != 0)]
+        m.d.sync += [
+            self.half.eq(self.half ^ self.commit),
+            loaded.eq(loaded + self.commit - self.take),
+            held.eq(held + self.commit - self.release),
+        ]
+        return m
+
+
+def _beat_memory(m: Module, config: Config, load: wiring.PureInterface, space: Space, depth: int, address: Value,
+                 places: Sequence[int]) -> Memory:
+    """Make a memory; beat i of the word at `address` loads where the load address ends in places[i]."""
+    memory = Memory(shape=unsigned(len(places) * config.bus_bits), depth=depth, init=[])
+    m.submodules.memory = memory
+    port = memory.write_port(granularity=config.bus_bits)
+    here = load.en & (load.beat.space == space)
+    place = load.beat.address[:max(places).bit_length()]
+    m.d.comb += [
+        port.en.eq(Cat(here & (place == number) for number in places)),
+        port.addr.eq(address),
+        port.data.eq(load.beat.data.replicate(len(places))),
+    ]
+    return memory
+
+
+class LineWeights(wiring.Component):
+    """Kernel-line words, 3 x cols weights, for a dense array.
+
+    Members
+    -------
+    load : In(weight_load_signature)
+    en, half, addr : In
+        Read; `weights` holds the word two cycles later.
+    select : In(3 bits)
+        With dense_taps = 1, the tap that is wanted, one cycle after `en`.
+    weights : Out(dense_taps x cols nibbles, signed)
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         super().__init__({
-            "load": In(load_layout(config)),
-            "load_en": In(1),
-            "load_ready": Out(1),
-            "ready": Out(1),
-            "take": In(1),
-            "release": In(1),
-            "weight_en": In(1),
-            "weight_half": In(1),
-            "weight_addr": In(config.weight_bits),
-            "weights": Out(data.ArrayLayout(4 * config.cols, LINE_TAPS)),
-            "scale_en": In(1),
-            "scale_half": In(1),
-            "scale_addr": In(config.group_bits),
-            "codes": Out(data.ArrayLayout(8, config.cols)),
+            "load": In(weight_load_signature(config)),
+            "en": In(1),
+            "half": In(1),
+            "addr": In(config.weight_bits),
+            "select": In(LINE_TAPS),
+            "weights": Out(data.ArrayLayout(4 * config.cols, config.dense_taps)),
         })
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config, load = self.config, self.load
-
-        loading = Signal()          # half that loads
-        loaded = Signal(range(3))   # k-tiles that wait to be taken
-        held = Signal(range(3))     # halves not free
-        commit = self.load_en & load.commit
-        m.d.comb += [self.load_ready.eq(held != 2), self.ready.eq(loaded != 0)]
-        m.d.sync += [
-            loading.eq(loading ^ commit),
-            loaded.eq(loaded + commit - self.take),
-            held.eq(held + commit - self.release),
-        ]
-
-        def memory(name: str, space: Space, words: int, places: list[int]) -> Memory:
-            """Return a memory of 2 x `words` words; beat i of a word loads where the address ends in places[i]."""
-            made = Memory(shape=unsigned(len(places) * config.bus_bits), depth=2 * words, init=[])
-            m.submodules[name] = made
-            port = made.write_port(granularity=config.bus_bits)
-            place_bits = max(places).bit_length()
-            here = self.load_en & (load.space == space)
-            word = load.address[place_bits:place_bits + (words - 1).bit_length()]
-            m.d.comb += [
-                port.en.eq(Cat(here & (load.address[:place_bits] == place) for place in places)),
-                port.addr.eq(Cat(word, loading)),
-                port.data.eq(load.data.replicate(len(places))),
-            ]
-            return made
-
         beat_bits = (config.tap_beats - 1).bit_length()
-        tap_places = [tap << beat_bits | beat for tap in range(LINE_TAPS) for beat in range(config.tap_beats)]
-        reader = memory("weights", Space.WEIGHT, config.weight_depth, tap_places).read_port()
+        places = [tap << beat_bits | beat for tap in range(LINE_TAPS) for beat in range(config.tap_beats)]
+        word = load.beat.address[beat_bits + 2:][:config.weight_bits]
+        memory = _beat_memory(m, config, load, Space.WEIGHT, 2 * config.weight_depth, Cat(word, load.half), places)
+        reader = memory.read_port()
         tap_bits = config.tap_beats * config.bus_bits
-        m.d.comb += [reader.en.eq(self.weight_en), reader.addr.eq(Cat(self.weight_addr, self.weight_half))]
         weights = Signal.like(self.weights, reset_less=True)
-        m.d.sync += [weights[tap].eq(reader.data[tap * tap_bits:]) for tap in range(LINE_TAPS)]
-        m.d.comb += self.weights.eq(weights)
-
-        reader = memory("scales", Space.SCALE, config.scale_depth, list(range(config.scale_beats))).read_port()
+        words = [reader.data[tap * tap_bits:][:4 * config.cols] for tap in range(LINE_TAPS)]
+        if config.dense_taps == 1:
+            words = [Mux(self.select[0], words[0], Mux(self.select[1], words[1], words[2]))]
+        m.d.sync += [weights[tap].eq(word) for tap, word in enumerate(words)]
         m.d.comb += [
-            reader.en.eq(self.scale_en),
-            reader.addr.eq(Cat(self.scale_addr, self.scale_half)),
-            self.codes.eq(reader.data),
+            reader.en.eq(self.en), reader.addr.eq(Cat(self.addr, self.half)), self.weights.eq(weights),
         ]
+        return m
+
+
+class TapWeights(wiring.Component):
+    """Tap words, cols weights, for one row of a sparse array.
+
+    Members
+    -------
+    load : In(weight_load_signature)
+    en, addr : In
+        Read; `weights` holds the word two cycles later. The second half begins at `config.tap_words`.
+    weights : Out(cols nibbles)
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "load": In(weight_load_signature(config)),
+            "en": In(1),
+            "addr": In(range(2 * config.tap_words)),
+            "weights": Out(4 * config.cols),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, load = self.config, self.load
+        beat_bits = (config.tap_beats - 1).bit_length()
+        tap = load.beat.address[beat_bits:][:2]
+        word = load.beat.address[beat_bits + 2:][:config.weight_bits]
+        address = Signal(range(2 * config.tap_words))
+        m.d.comb += address.eq((word << 1) + word + tap + load.half * config.tap_words)
+        memory = _beat_memory(m, config, load, Space.WEIGHT, 2 * config.tap_words, address, range(config.tap_beats))
+        reader = memory.read_port()
+        weights = Signal.like(self.weights, reset_less=True)
+        m.d.sync += weights.eq(reader.data)
+        m.d.comb += [reader.en.eq(self.en), reader.addr.eq(self.addr), self.weights.eq(weights)]
+        return m
+
+
+class ScaleMemory(wiring.Component):
+    """Scale words, a code for each scale unit; a group has one word per lane of the units.
+
+    Members
+    -------
+    load : In(weight_load_signature)
+    en, half, addr : In
+        Read; `codes` holds the word one cycle later.
+    codes : Out(scale_units bytes)
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "load": In(weight_load_signature(config)),
+            "en": In(1),
+            "half": In(1),
+            "addr": In(config.scale_bits),
+            "codes": Out(data.ArrayLayout(8, config.scale_units)),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, load = self.config, self.load
+        word = load.beat.address[(config.scale_beats - 1).bit_length():][:config.scale_bits]
+        memory = _beat_memory(m, config, load, Space.SCALE, 2 << config.scale_bits, Cat(word, load.half),
+                              range(config.scale_beats))
+        reader = memory.read_port()
+        m.d.comb += [reader.en.eq(self.en), reader.addr.eq(Cat(self.addr, self.half)), self.codes.eq(reader.data)]
         return m

@@ -77,9 +77,10 @@ def ktile_beats(config: Config, image: LayerImage) -> list[Words]:
     word, tap = np.nonzero(image.taps)
     beat = np.arange(config.tap_beats)
     tap_addresses = ((word << 2 | tap) << beat_bits)[:, None] | beat
-    scale_bits = (config.scale_beats - 1).bit_length()
-    groups = image.codes.shape[1]
-    scale_addresses = (np.arange(groups) << scale_bits)[:, None] | np.arange(config.scale_beats)
+    beat_bits = (config.scale_beats - 1).bit_length()
+    groups, lanes = image.codes.shape[1:3]
+    scale_words = np.arange(groups)[:, None] << config.scale_bits - config.group_bits | np.arange(lanes)
+    scale_addresses = (scale_words << beat_bits)[..., None] | np.arange(config.scale_beats)
     tiles = []
     for weights, codes in zip(image.weights, image.codes, strict=True):
         taps = _bytes_to_beats(config, _pack_nibbles(weights[word, tap]))
