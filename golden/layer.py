@@ -13,12 +13,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from golden.conv import Bounds, conv, prove
+from golden.detector import Detection
 from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, to_planes
 from golden.layout import load, space_to_depth, store, upsample2
 from golden.ppu import PostParams, postprocess
 
-__all__ = ["Entry", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "Transform", "compile_layer",
-           "initial_memory", "place", "run", "split_channels"]
+__all__ = ["Entry", "LabelPlace", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "TableEntry",
+           "Transform", "compile_layer", "initial_memory", "place", "run"]
 
 Transform = Literal["none", "upsample", "space_to_depth"]
 KERNEL_LINES = 3
@@ -65,7 +66,11 @@ class Machine(Protocol):
     @property
     def param_depth(self) -> int: ...
     @property
+    def table_depth(self) -> int: ...
+    @property
     def list_depth(self) -> int: ...
+    @property
+    def label_depth(self) -> int: ...
     @property
     def samples(self) -> int: ...
     @property
@@ -218,6 +223,24 @@ class Entry:
     last: bool
 
 
+@dataclass(frozen=True)
+class TableEntry:
+    """An entry of the channel table: what to add up, on whichever array the label names."""
+
+    entry: Entry
+    dense_ok: bool
+    label: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class LabelPlace:
+    """Where a tensor's labels are: index of channel 0's label, and the tensor's slot."""
+
+    first: int
+    slot: int
+
+
 @dataclass(frozen=True, eq=False)
 class LayerImage:
     """What the engine is given to run a layer.
@@ -226,7 +249,8 @@ class LayerImage:
     ----------
     fields : dict
         Values of the engine's configuration port, by the names of `hw.interfaces.layer_layout`.
-    lists : per array, a list of Entry
+    table : list of TableEntry
+        All channels and passes, in the order of the table.
     weights : u4 integers [k_tiles, words, 3, cols]
         Nibbles of the kernel-line words.
     taps : bool [words, 3]
@@ -239,44 +263,43 @@ class LayerImage:
         First parameter word of each sample's block.
     bounds : Bounds
         Proof that no accumulator overflows.
-    list_first, param_first : int
-        Where in each channel list and in the parameter memory the layer's part begins.
+    table_first, param_first : int
+        Where in the channel table and in the parameter memory the layer's part begins.
     """
 
     fields: dict[str, Any]
-    lists: list[list[Entry]]
+    table: list[TableEntry]
     weights: Int64Array
     taps: np.ndarray[Any, np.dtype[np.bool_]]
     codes: Int64Array
     params: Int64Array
     sample_words: Int64Array
     bounds: Bounds
-    list_first: int
+    table_first: int
     param_first: int
 
 
-def split_channels(layer: Layer, machine: Machine) -> list[list[int]]:
-    """Split the channels evenly between the arrays that can run them, groups kept whole where they can be."""
-    first = 0 if layer.four_bit else machine.dense
-    shares: list[list[int]] = [[] for _ in range(machine.dense + machine.sparse)]
-    for start in range(0, layer.in_shape[0], layer.group):
-        channels = range(start, min(start + layer.group, layer.in_shape[0]))
-        min(shares[first:], key=len).extend(channels)
-    return shares
-
-
 def compile_layer(layer: Layer, machine: Machine, placement: Placement,
-                  channels: Sequence[Sequence[int]] | None = None, *, list_first: int = 0, param_first: int = 0,
-                  sample_first: int = 0) -> LayerImage:
+                  order: Sequence[int] | None = None, *, in_labels: Sequence[LabelPlace] | None = None,
+                  out_labels: LabelPlace | None = None, detection: Detection | None = None, step: int = 0,
+                  table_first: int = 0, param_first: int = 0, sample_first: int = 0) -> LayerImage:
     """Write down what the engine must be told.
 
     Parameters
     ----------
     layer, machine, placement
-    channels : per array, a sequence of int
-        The channels that each array adds up, in its order; together each channel once. By default an even split.
-    list_first, param_first, sample_first : int
-        Where in the lists, the parameter memory and the sample table the layer's part begins.
+    order : sequence of int
+        Order of the channels in the table, each once; any order gives the same result. By default 0, 1, 2, ...
+    in_labels : per input, LabelPlace
+        By default all inputs share slot 0, one behind the other.
+    out_labels : LabelPlace, optional
+        Where the labels of the written tensor go; with `detection`.
+    detection : Detection, optional
+        How the written tensor is labelled; by default it is not.
+    step : int
+        Time step, 0 to 63, for the refresh policy.
+    table_first, param_first, sample_first : int
+        Where in the channel table, the parameter memory and the sample table the layer's part begins.
 
     Raises
     ------
@@ -344,30 +367,37 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     unit_codes[..., :machine.cols] = codes.reshape(-1, k_tiles, machine.cols)
     unit_codes = unit_codes.reshape(-1, k_tiles, machine.scale_units, machine.lanes_per_scale).transpose(1, 0, 3, 2)
 
-    # Channel lists: runs of channels of one group, pass by pass.
-    shares = split_channels(layer, machine) if channels is None else channels
-    if sorted(c for share in shares for c in share) != list(range(in_channels)):
-        raise ValueError(f"channels must name each of 0..{in_channels - 1} once, in "
-                         f"{machine.dense + machine.sparse} lists")
-    need(layer.four_bit or not any(shares[:machine.dense]), "8-bit channels on a dense array; only a sparse one runs them")
-    bases = [base + c * tensor.fmt.planes * samples * height * width
-             for base, tensor in zip(placement.inputs, layer.inputs, strict=True) for c in range(tensor.shape[0])]
-    lists = []
-    for share in shares:
-        entries: list[Entry] = []
-        for group, run_of in groupby(share, key=lambda c: c // layer.group):
-            run_channels = list(run_of)
-            for a_plane, w_plane in product(range(2), range(len(planes))):
-                vector = [
+    # Channel table: runs of channels of one group, pass by pass.
+    order = range(in_channels) if order is None else order
+    if sorted(order) != list(range(in_channels)):
+        raise ValueError(f"order must name each of 0..{in_channels - 1} once, not {list(order)}")
+    bases, labels, channels_before = [], [], 0
+    for number, (base, tensor) in enumerate(zip(placement.inputs, layer.inputs, strict=True)):
+        where = LabelPlace(channels_before, 0) if in_labels is None else in_labels[number]
+        channels_before += tensor.shape[0]
+        need(where.first + tensor.shape[0] <= machine.label_depth,
+             f"labels of {tensor.shape[0]} channels from {where.first} on; label_depth={machine.label_depth}")
+        for c in range(tensor.shape[0]):
+            bases.append(base + c * tensor.fmt.planes * samples * height * width)
+            labels.append((where.first + c, where.slot))
+    table: list[TableEntry] = []
+    for group, run_of in groupby(order, key=lambda c: c // layer.group):
+        run_channels = list(run_of)
+        for a_plane, w_plane in product(range(2), range(len(planes))):
+            vector = [
+                TableEntry(
                     Entry(bases[c] + a_plane * samples * height * width, line_zero[w_plane, c], group,
                           int((used[w_plane, c].reshape(-1) << np.arange(9)).sum()), formats[c].plane_signed(a_plane),
-                          layer.w_fmt.plane_signed(w_plane), a_plane + w_plane, False)
-                    for c in run_channels if a_plane < formats[c].planes and (w_plane, c) in line_zero
-                ]
-                entries += vector[:-1] + [replace(entry, last=True) for entry in vector[-1:]]
-        need(list_first + len(entries) <= machine.list_depth,
-             f"a channel list of {len(entries)} entries from {list_first} on; list_depth={machine.list_depth}")
-        lists.append(entries)
+                          layer.w_fmt.plane_signed(w_plane), a_plane + w_plane, False),
+                    layer.four_bit, *labels[c])
+                for c in run_channels if a_plane < formats[c].planes and (w_plane, c) in line_zero
+            ]
+            table += vector[:-1]
+            table += [replace(item, entry=replace(item.entry, last=True)) for item in vector[-1:]]
+    need(table_first + len(table) <= machine.table_depth,
+         f"{len(table)} entries of the channel table from {table_first} on; table_depth={machine.table_depth}")
+    need(len(table) <= machine.list_depth,
+         f"{len(table)} entries may go to one array; list_depth={machine.list_depth}")
 
     # Post-processor.
     blocks = layer.post.M.shape[0]
@@ -379,6 +409,11 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     limit = 1 << (machine.bias_bits - 1)
     need(layer.post.B.min() >= -limit and layer.post.B.max() < limit, f"B exceeds {machine.bias_bits} bits")
 
+    if detection is not None:
+        if out_labels is None:
+            raise ValueError("detection needs out_labels, the place of the labels")
+        need(out_labels.first + layer.out_shape[0] <= machine.label_depth,
+             f"labels of {layer.out_shape[0]} channels from {out_labels.first} on; label_depth={machine.label_depth}")
     out_pixels = int(np.prod(layer.out_shape[1:]))
     stride = layer.out_fmt.planes * out_pixels
     pixels = samples * height * width
@@ -391,8 +426,8 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "tiles": -(-pixels // machine.rows),
         "k_tiles": k_tiles,
         "last_cols": outputs - (k_tiles - 1) * machine.cols,
-        "list_first": [list_first] * len(lists),
-        "list_count": [len(entries) for entries in lists],
+        "table_first": table_first,
+        "table_count": len(table),
         "out_base": placement.out,
         "out_channel": (4 * stride if layer.transform == "space_to_depth" else stride) % machine.act_nibbles,
         "out_plane": out_pixels % machine.act_nibbles,
@@ -407,8 +442,16 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "res_format": {"wide": residual.fmt.planes - 1, "signed": residual.fmt.signed} if residual
         else {"wide": 0, "signed": 0},
         "sample_first": sample_first,
+        "detect": detection is not None,
+        "label_first": out_labels.first if out_labels else 0,
+        "label_slot": out_labels.slot if out_labels else 0,
+        "balance": detection.balance if detection else False,
+        "label_limit": detection.label_limit if detection else 0,
+        "dense_cost": detection.dense_cost if detection else 0,
+        "bin_shift": detection.bin_shift if detection else 0,
+        "step": step,
     }
     return LayerImage(
-        fields=fields, lists=lists, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,
+        fields=fields, table=table, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,
         params=params, sample_words=param_first + outputs * layer.post.sample_block, bounds=bounds,
-        list_first=list_first, param_first=param_first)
+        table_first=table_first, param_first=param_first)

@@ -29,12 +29,6 @@ __all__ = ["AddressGenerator"]
 class AddressGenerator(wiring.Component):
     """Reads of one array for one layer.
 
-    Parameters
-    ----------
-    config : Config
-    array : int
-        Index of the array, which picks its channel list.
-
     Members
     -------
     layer : In(layer_layout)
@@ -43,8 +37,12 @@ class AddressGenerator(wiring.Component):
         Begin the layer; only while `idle`.
     idle : Out(1)
         Every request of the layer has left.
-    list_index, list_entry, list_write : In
-        Write port of the channel list, free while the layer that uses the entries does not run.
+    list_entry, list_write : In
+        The scheduler appends an entry to the channel list, from `start` on.
+    list_complete : In(1)
+        The list is complete.
+    list_empty : Out(1)
+        It has no entry so far.
     ktile_ready : In(1)
         The weights of the next k-tile are loaded.
     ktile_take : Out(1)
@@ -56,16 +54,16 @@ class AddressGenerator(wiring.Component):
     requests : Out(stream of request_layout)
     """
 
-    def __init__(self, config: Config, array: int = 0) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.array = array
         super().__init__({
             "layer": In(layer_layout(config)),
             "start": In(1),
             "idle": Out(1),
-            "list_index": In(range(config.list_depth)),
             "list_entry": In(entry_layout(config)),
             "list_write": In(1),
+            "list_complete": In(1),
+            "list_empty": Out(1),
             "ktile_ready": In(1),
             "ktile_take": Out(1),
             "ktile_skip": Out(1),
@@ -77,7 +75,6 @@ class AddressGenerator(wiring.Component):
         m = Module()
         config, layer, rows = self.config, self.layer, self.config.rows
         addr_bits = config.addr_bits
-        count = layer.list_count[self.array]
 
         # Tile walker: one pixel per cycle into the masks of the next tile.
         next_mask = Signal(mask_layout(config), reset_less=True)
@@ -128,7 +125,12 @@ class AddressGenerator(wiring.Component):
         m.submodules.list = channel_list = Memory(shape=entry_layout(config), depth=config.list_depth, init=[])
         writer = channel_list.write_port()
         reader = channel_list.read_port()
-        m.d.comb += [writer.addr.eq(self.list_index), writer.data.eq(self.list_entry), writer.en.eq(self.list_write)]
+        count = Signal(range(config.list_depth + 1))    # entries written
+        m.d.sync += count.eq(count + self.list_write)
+        m.d.comb += [
+            writer.addr.eq(count), writer.data.eq(self.list_entry), writer.en.eq(self.list_write),
+            self.list_empty.eq(count == 0),
+        ]
 
         index = Signal(range(config.list_depth + 1))
         tiles_read = Signal(addr_bits)
@@ -142,8 +144,8 @@ class AddressGenerator(wiring.Component):
         last_index = index == count - 1
         last_tile = tiles_read == layer.tiles - 1
         m.d.comb += [
-            reader.addr.eq(layer.list_first[self.array] + index),
-            reader.en.eq(reading & (~entry_valid | entry_done)),
+            reader.addr.eq(index),
+            reader.en.eq(reading & (index < count) & (~last_index | self.list_complete) & (~entry_valid | entry_done)),
         ]
         with m.If(reader.en):
             m.d.sync += [
@@ -213,17 +215,18 @@ class AddressGenerator(wiring.Component):
                          for name in ("a_signed", "w_signed", "exponent", "group", "weight")]
 
         # An array without channels still steps over the k-tiles.
-        skips = Signal.like(layer.k_tiles)
-        m.d.comb += self.ktile_skip.eq((skips != 0) & self.ktile_ready)
+        m.d.comb += self.ktile_skip.eq(reading & (count == 0) & self.list_complete & self.ktile_ready)
         with m.If(self.ktile_skip):
-            m.d.sync += [skips.eq(skips - 1), half.eq(~half)]
+            m.d.sync += [half.eq(~half), k_tiles_read.eq(k_tiles_read + 1)]
+            with m.If(k_tiles_read == layer.k_tiles - 1):
+                m.d.sync += reading.eq(0)
 
         with m.If(self.start):
             m.d.sync += [
-                reading.eq(count != 0),
-                skips.eq(Mux(count == 0, layer.k_tiles, 0)),
+                reading.eq(1),
                 tile_valid.eq(0),
+                count.eq(0),
                 index.eq(0), tiles_read.eq(0), k_tiles_read.eq(0),
             ]
-        m.d.comb += self.idle.eq(~reading & ~entry_valid & ~self.requests.valid & (skips == 0))
+        m.d.comb += self.idle.eq(~reading & ~entry_valid & ~self.requests.valid)
         return m

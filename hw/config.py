@@ -14,6 +14,7 @@ __all__ = ["PRESETS", "Config", "ConfigError", "preset"]
 TAPS = 9            # a 3x3 kernel; a 1x1 kernel is the centre tap
 LINE_TAPS = 3       # taps of one kernel line: what one window word and one weight word hold
 BANKS = 8           # banks of the activation memory: an unaligned run begins in one and touches at most seven more
+LABEL_BIN_BITS = 5  # a label's coarse count of nonzeros, and a bin of the detector's histogram
 MULT_BITS = 16      # M and R of the post-processor, signed
 PRODUCT_MAX = 15 * 15   # the largest nibble product, u4 x u4 in a pass of 8-bit data
 
@@ -83,8 +84,14 @@ class Config:
         Groups of channels with a scale code of one k-tile; the memory holds two k-tiles.
     param_depth : int
         Post-processor parameter words (one per output channel and parameter block).
+    table_depth : int
+        Entries of the channel table, from which the scheduler makes the arrays' lists.
     list_depth : int
         Entries of an array's channel list.
+    label_depth : int
+        Labels of channels, of all tensors together; the table exists twice.
+    label_slots : int
+        Tensors that have labels of their own.
     samples : int
         Largest batch.
     dim_bits : int
@@ -113,7 +120,10 @@ class Config:
     weight_depth: int = 512
     scale_depth: int = 64
     param_depth: int = 1024
-    list_depth: int = 512
+    table_depth: int = 512
+    list_depth: int = 256
+    label_depth: int = 1024
+    label_slots: int = 32
     samples: int = 64
     dim_bits: int = 8
     fetch_depth: int = 4
@@ -149,14 +159,15 @@ class Config:
                       "addresses wrap, and one row of all banks is the least")
         self._range("read_ports", 1, 4, "each port is a copy of the activation memory")
         self._range("window_width", 0, 64, "a read spans two lines more than the tile")
-        for name in ("weight_depth", "scale_depth", "param_depth", "list_depth", "samples"):
+        for name in ("weight_depth", "scale_depth", "param_depth", "table_depth", "list_depth", "label_depth",
+                     "label_slots", "samples"):
             value = getattr(self, name)
             self._require(_power_of_two(value) and 2 <= value <= 1 << 16, name, "a power of two from 2 to 65536",
                           "its address is a bit field")
         self._range("dim_bits", 2, 12, "maps are up to 4095 pixels wide")
         self._range("fetch_depth", 4, 64, "a read takes two cycles, so fewer slots starve the array")
-        self._require(self.entry_bits <= self.bus_bits, "bus_bits", f"at least {self.entry_bits} with these memories",
-                      "a channel list entry is loaded in one beat")
+        self._require(self.table_bits <= self.bus_bits, "bus_bits", f"at least {self.table_bits} with these memories",
+                      "an entry of the channel table is loaded in one beat")
 
     def _require(self, condition: bool, name: str, legal: str, reason: str) -> None:
         if not condition:
@@ -277,6 +288,21 @@ class Config:
         """Width of a channel list entry."""
         return self.addr_bits + self.weight_bits + self.group_bits + TAPS + 5
 
+    @property
+    def label_bits(self) -> int:
+        """Width of the index of a label."""
+        return _bits(self.label_depth)
+
+    @property
+    def slot_bits(self) -> int:
+        """Width of the number of a tensor with labels."""
+        return _bits(self.label_slots)
+
+    @property
+    def table_bits(self) -> int:
+        """Width of an entry of the channel table."""
+        return self.entry_bits + 1 + self.label_bits + self.slot_bits
+
     # Post-processor.
 
     @property
@@ -311,7 +337,10 @@ class Config:
             "row_weights": memory(2 * self.tap_words, self.tap_beats * self.bus_bits, self.sparse * self.rows),
             "scales": memory(2 << self.scale_bits, self.scale_beats * self.bus_bits,
                              self.dense + self.sparse * self.rows),
+            "table": memory(self.table_depth, self.table_bits, 1),
             "lists": memory(self.list_depth, self.entry_bits, self.arrays),
+            "labels": memory(2 * self.label_depth, 2 + LABEL_BIN_BITS, 2),
+            "counts": memory(self.label_depth, self.addr_bits + 1, 1),
             "params": memory(self.param_depth, self.param_beats * self.bus_bits, 1),
             "samples": memory(self.samples, _bits(self.param_depth), 1),
         }
@@ -329,12 +358,13 @@ PRESETS: dict[str, Config] = {
     "default": _DEFAULT,
     # Small enough that every bench elaborates and runs in seconds.
     "tiny": replace(_DEFAULT, name="tiny", rows=4, cols=4, act_nibbles=1 << 13, weight_depth=128, scale_depth=32,
-                    param_depth=64, list_depth=64, samples=8, dim_bits=6, window_width=6),
+                    param_depth=64, table_depth=64,
+                    list_depth=64, label_depth=128, label_slots=4, samples=8, dim_bits=6, window_width=6),
     # Fits an ECP5-85F with its memories.
     "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
     "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, scale_exp_bits=4, acc_bits=36,
-                   weight_depth=2048, param_depth=2048, list_depth=1024, bus_bits=128),
+                   weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128),
 }
 
 

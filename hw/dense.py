@@ -14,7 +14,7 @@ from .config import LINE_TAPS, Config
 from .interfaces import window_layout
 from .pe_row import PERow
 from .row_control import RowControl
-from .weights import LineWeights, ScaleMemory, WeightHalves, weight_load_signature
+from .weights import LineWeights, ScaleMemory, WeightHalves, commits, weight_load_signature
 
 __all__ = ["DenseArray", "array_signature", "tiles_signature"]
 
@@ -50,7 +50,7 @@ def array_signature(config: Config) -> wiring.Signature:
     pitch : In(bits of window_width)
         Nibbles from one line of a window to the next, stable during the layer; see `hw.interfaces.window_layout`.
     load : In(load_layout), load_en : In(1)
-        A beat, taken in this cycle; only while `load_free`. Those of other spaces are passed over.
+        A beat, taken in this cycle; one of WEIGHT or SCALE only while `load_free`. Others are passed over.
     load_free : Out(1)
         The half of the weight memory that loads next is free.
     ktile_ready : Out(1)
@@ -103,7 +103,7 @@ class DenseArray(wiring.Component):
             m.d.comb += [memory.load.beat.eq(self.load), memory.load.en.eq(self.load_en),
                          memory.load.half.eq(halves.half)]
         m.d.comb += [
-            halves.commit.eq(self.load_en & self.load.commit),
+            halves.commit.eq(self.load_en & commits(self.load)),
             halves.take.eq(self.ktile_take | self.ktile_skip),
             halves.release.eq(control.ktile_done | self.ktile_skip),
             self.load_free.eq(halves.free),

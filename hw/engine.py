@@ -19,10 +19,12 @@ from .actmem import ActivationMemory
 from .addrgen import AddressGenerator
 from .config import Config
 from .dense import DenseArray
+from .detector import SparsityDetector
 from .fetcher import PortArbiter, WindowFetcher
-from .interfaces import Space, layer_layout, load_layout
+from .interfaces import Space, label_layout, layer_layout, load_layout, policy_layout
 from .ppu import PostProcessor
 from .readout import Readout, address_shape
+from .scheduler import Scheduler
 from .sparse import SparseArray
 
 __all__ = ["CAUSES", "LayerEngine", "counters_layout"]
@@ -61,6 +63,10 @@ class LayerEngine(wiring.Component):
     done : Out(1)
         In the cycle after the layer's last write.
     counters : Out(counters_layout)
+    policy : In(policy_layout)
+        When labels are made anew.
+    label_index, label_slot : In, label : Out(label_layout)
+        Reads the label table; the label asked for in the last cycle.
     addresses : In(stream of beat address), beats : Out(stream of bus_bits)
         Reads the activation memory.
     """
@@ -71,6 +77,10 @@ class LayerEngine(wiring.Component):
             "load": In(stream.Signature(load_layout(config))),
             "layer": In(stream.Signature(layer_layout(config))),
             "done": Out(1),
+            "policy": In(policy_layout()),
+            "label_index": In(config.label_bits),
+            "label_slot": In(config.slot_bits),
+            "label": Out(label_layout()),
             "counters": Out(counters_layout(config)),
             "addresses": In(stream.Signature(address_shape(config))),
             "beats": Out(stream.Signature(config.bus_bits)),
@@ -107,13 +117,45 @@ class LayerEngine(wiring.Component):
         with m.Elif(running & ~self.done):
             m.d.sync += self.counters.cycles.eq(self.counters.cycles + 1)
 
+        # Labels of the last layer's output, then the lists of this one.
+        m.submodules.detector = detector = SparsityDetector(config)
+        m.submodules.scheduler = scheduler = Scheduler(config)
+        unlabelled = Signal()   # the detector has yet to take the layer
+        with m.If(start):
+            m.d.sync += unlabelled.eq(1)
+        with m.Elif(detector.idle):
+            m.d.sync += unlabelled.eq(0)
+        m.d.comb += [
+            detector.layer.eq(layer),
+            detector.start.eq(unlabelled & detector.idle),
+            detector.policy.eq(self.policy),
+            detector.count.eq(ppu.count),
+            detector.count_en.eq(ppu.count_en),
+            detector.ktile_end.eq(ppu.ktile_end),
+            detector.layer_end.eq(ppu.layer_end),
+            detector.load.eq(load),
+            detector.load_en.eq(load_en),
+            detector.index.eq(scheduler.label_index),
+            detector.slot.eq(scheduler.label_slot),
+            detector.host_index.eq(self.label_index),
+            detector.host_slot.eq(self.label_slot),
+            self.label.eq(detector.host_label),
+            scheduler.layer.eq(layer),
+            scheduler.start.eq(start),
+            scheduler.go.eq(~unlabelled),
+            scheduler.load.eq(load),
+            scheduler.load_en.eq(load_en),
+            scheduler.label.eq(detector.label),
+            ppu.lists_complete.eq(scheduler.complete),
+        ]
+
         # Arrays. Each has its own list, weights and fetcher; fetchers share the read ports.
         port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
         port_users[-1] += [ppu.residual]
         idles = [ppu.idle]
         halves_free = []
         for array in range(config.arrays):
-            m.submodules[f"addrgen{array}"] = addrgen = AddressGenerator(config, array)
+            m.submodules[f"addrgen{array}"] = addrgen = AddressGenerator(config)
             m.submodules[f"fetcher{array}"] = fetcher = WindowFetcher(config)
             if array < config.dense:
                 m.submodules[f"dense{array}"] = unit = DenseArray(config)
@@ -122,13 +164,13 @@ class LayerEngine(wiring.Component):
             port_users[array % config.read_ports].append(fetcher.memory)
             halves_free.append(unit.load_free)
             idles += [addrgen.idle, fetcher.idle, unit.idle]
-            index_bits = (config.list_depth - 1).bit_length()
             m.d.comb += [
                 addrgen.layer.eq(layer),
                 addrgen.start.eq(start),
-                addrgen.list_index.eq(load.address[:index_bits]),
-                addrgen.list_entry.eq(load.data),
-                addrgen.list_write.eq(load_en & (load.space == Space.LIST) & (load.address[index_bits:] == array)),
+                addrgen.list_entry.eq(scheduler.entry[array]),
+                addrgen.list_write.eq(scheduler.write[array]),
+                addrgen.list_complete.eq(scheduler.complete),
+                ppu.used[array].eq(~addrgen.list_empty),
                 addrgen.ktile_ready.eq(unit.ktile_ready),
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),

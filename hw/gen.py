@@ -26,11 +26,13 @@ from .actmem import ActivationMemory
 from .addrgen import AddressGenerator
 from .config import PRESETS, Config, ConfigError, preset
 from .dense import DenseArray
+from .detector import SparsityDetector
 from .engine import LayerEngine
 from .fetcher import WindowFetcher
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
+from .scheduler import Scheduler
 from .sparse import SparseArray
 
 __all__ = ["BLOCKS", "Emitted", "convert", "emit", "main"]
@@ -40,10 +42,12 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "actmem": ActivationMemory,
     "addrgen": AddressGenerator,
     "dense": DenseArray,
+    "detector": SparsityDetector,
     "fetcher": WindowFetcher,
     "pe_row": lambda config: PERow(config, config.dense_taps, 4),
     "ppu": PostProcessor,
     "readout": Readout,
+    "scheduler": Scheduler,
     "sparse": SparseArray,
 }
 TOP = "engine"

@@ -5,10 +5,13 @@ from typing import Any
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, enum
 
-from .config import LINE_TAPS, MULT_BITS, TAPS, Config
+from .config import LABEL_BIN_BITS, LINE_TAPS, MULT_BITS, TAPS, Config
 
-__all__ = ["Space", "Transform", "entry_layout", "format_layout", "layer_layout", "load_layout", "mask_layout",
-           "param_layout", "request_layout", "window_layout", "write_layout"]
+STEP_BITS = 6
+
+__all__ = ["Refresh", "Space", "Transform", "entry_layout", "format_layout", "label_layout", "layer_layout",
+           "load_layout", "mask_layout", "param_layout", "policy_layout", "request_layout", "table_layout",
+           "window_layout", "write_layout"]
 
 
 class Space(enum.Enum, shape=3):
@@ -18,8 +21,9 @@ class Space(enum.Enum, shape=3):
     WEIGHT = 1      # beat of the tap (a power of two of them), tap 0..2 (two bits), word
     SCALE = 2       # beat of the word (a power of two of them), lane of the scale units (a power of two), group
     PARAM = 3       # beat of the word (a power of two of them), word
-    LIST = 4        # entry (list_depth of them), array
+    TABLE = 4       # entry
     SAMPLE = 5      # sample; the data are the address of its first parameter word
+    LABEL = 6       # index, slot; the data are a label, see `label_layout`
 
 
 class Transform(enum.Enum, shape=2):
@@ -60,8 +64,8 @@ def layer_layout(config: Config) -> data.StructLayout:
         ceil(K / cols).
     last_cols : bits of cols
         Output channels of the last k-tile, 1..cols.
-    list_first, list_count : arrays x bits of list_depth (count one more)
-        Where each array's channel list begins and how long it is; 0 entries leave the array idle.
+    table_first, table_count : bits of table_depth (count one more)
+        Where the layer's part of the channel table begins, and how many entries it has.
     out_base, out_channel, out_plane : addr_bits
         Nibble address of the written tensor, its distance from channel to channel and from plane to plane.
     out_format : format_layout
@@ -77,10 +81,17 @@ def layer_layout(config: Config) -> data.StructLayout:
     res_format : format_layout
     sample_first : bits of samples
         Where the layer's part of the sample table begins.
+    detect : 1 bit
+        Label the written tensor.
+    label_first, label_slot : label_bits, slot_bits
+        Index of the label of the written tensor's channel 0, and the tensor's slot.
+    balance, label_limit, dense_cost, bin_shift :
+        How to label, see `hw.detector`.
+    step : 6 bits
+        Time step, for the refresh policy.
     """
     addr = unsigned(config.addr_bits)
-    arrays = config.arrays
-    list_bits = (config.list_depth - 1).bit_length()
+    table_bits = (config.table_depth - 1).bit_length()
     return data.StructLayout({
         "width": config.dim_bits,
         "height": config.dim_bits,
@@ -89,8 +100,8 @@ def layer_layout(config: Config) -> data.StructLayout:
         "tiles": addr,
         "k_tiles": 10,
         "last_cols": config.cols.bit_length(),
-        "list_first": data.ArrayLayout(list_bits, arrays),
-        "list_count": data.ArrayLayout(list_bits + 1, arrays),
+        "table_first": table_bits,
+        "table_count": table_bits + 1,
         "out_base": addr,
         "out_channel": addr,
         "out_plane": addr,
@@ -104,6 +115,14 @@ def layer_layout(config: Config) -> data.StructLayout:
         "res_plane": addr,
         "res_format": format_layout(),
         "sample_first": (config.samples - 1).bit_length(),
+        "detect": 1,
+        "label_first": config.label_bits,
+        "label_slot": config.slot_bits,
+        "balance": 1,
+        "label_limit": config.addr_bits + 1,
+        "dense_cost": config.addr_bits + 1,
+        "bin_shift": config.addr_bits.bit_length(),
+        "step": STEP_BITS,
     })
 
 
@@ -119,6 +138,60 @@ def entry_layout(config: Config) -> data.StructLayout:
         "exponent": 2,
         "last": 1,
     })
+
+
+def table_layout(config: Config) -> data.StructLayout:
+    """One entry of the channel table: an entry of a list for whichever array the channel's label names, and:
+
+    Members
+    -------
+    last : 1 bit
+        The vector ends here when all its channels are on one array.
+    dense_ok : 1 bit
+        A dense array may run it.
+    label, slot : label_bits, slot_bits
+        Index of the channel's label, and slot of its tensor.
+    """
+    return data.StructLayout(
+        {"entry": entry_layout(config), "dense_ok": 1, "label": config.label_bits, "slot": config.slot_bits})
+
+
+def label_layout() -> data.StructLayout:
+    """Label of a channel.
+
+    Members
+    -------
+    sparse : 1 bit
+        For a sparse array, else for a dense one. Any value gives the same result.
+    dead : 1 bit
+        The channel is zero, and left out. Only true if it really is.
+    bin : 5 bits
+        Number of nonzeros, in units of 1 << bin_shift; shares the work among several sparse arrays.
+    """
+    return data.StructLayout({"sparse": 1, "dead": 1, "bin": LABEL_BIN_BITS})
+
+
+class Refresh(enum.Enum, shape=2):
+    """In which time steps labels are made anew. In the others only `dead` is."""
+
+    EVERY = 0
+    EVERY_N = 1     # the first, and every n-th after it
+    MASK = 2        # those whose bit is set
+    FROZEN = 3      # none
+
+
+def policy_layout() -> data.StructLayout:
+    """Refresh policy.
+
+    Members
+    -------
+    refresh : Refresh
+    n : 8 bits
+        For EVERY_N, at least 1.
+    mask : 64 bits
+        For MASK, bit s for time step s.
+    """
+    return data.StructLayout({"refresh": Refresh, "n": 8, "mask": 1 << STEP_BITS})
 
 
 def param_layout(config: Config) -> data.StructLayout:

@@ -155,7 +155,7 @@ class PERow(wiring.Component):
                 writer.data.eq(Mux(control.overwrite, 0, old.data) + value),
                 reader.addr.eq(Cat(control.read_bank, read_place)),
             ]
-            with m.Switch(control.read_lane):
-                with m.Case(*range(unit * lanes_per_unit, min((unit + 1) * lanes_per_unit, config.cols))):
-                    m.d.sync += acc.eq(reader.data)
+            lanes = range(unit * lanes_per_unit, min((unit + 1) * lanes_per_unit, config.cols))
+            with m.Switch(control.read_lane), m.Case(*lanes):
+                m.d.sync += acc.eq(reader.data)
         return m

@@ -26,6 +26,7 @@ from amaranth.lib.wiring import In, Out
 from .actmem import read_port_signature
 from .config import Config
 from .dense import tiles_signature
+from .detector import count_layout
 from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
 
 __all__ = ["PostProcessor"]
@@ -45,12 +46,17 @@ class PostProcessor(wiring.Component):
     idle : Out(1)
         The layer's last write has been made.
     tiles : In(tiles_signature) x arrays
+    used : In(1) x arrays
+        The array has channels in this layer. Tiles are only taken while `lists_complete`.
+    lists_complete : In(1)
     load : In(load_layout)
         A beat of PARAM or SAMPLE; others are passed over.
     load_en : In(1)
     residual : Out(read_port_signature)
     write : Out(write_layout)
         Always taken.
+    count : Out(count_layout), count_en : Out(1), ktile_end : Out(1), layer_end : Out(1)
+        Nonzeros written, see `hw.detector`.
     busy, extra, wait_residual : Out(1)
         In this cycle: a step is issued; it is a further write of the same result; the read port is taken.
     """
@@ -62,10 +68,16 @@ class PostProcessor(wiring.Component):
             "start": In(1),
             "idle": Out(1),
             "tiles": In(tiles_signature(config)).array(config.arrays),
+            "used": In(config.arrays),
+            "lists_complete": In(1),
             "load": In(load_layout(config)),
             "load_en": In(1),
             "residual": Out(read_port_signature(config)),
             "write": Out(write_layout(config)),
+            "count": Out(count_layout(config)),
+            "count_en": Out(1),
+            "ktile_end": Out(1),
+            "layer_end": Out(1),
             "busy": Out(1),
             "extra": Out(1),
             "wait_residual": Out(1),
@@ -147,10 +159,10 @@ class PostProcessor(wiring.Component):
             m.d.sync += read_high.eq(1)
 
         tile_done = Signal()
-        # Arrays without channels take no part.
-        used = Cat(layer.list_count[array] != 0 for array in range(config.arrays))
+        ktile_done = Signal()
+        used = self.used
         ready = Cat(tiles.ready for tiles in self.tiles)
-        tile_ready = ((ready | ~used) == (1 << config.arrays) - 1)
+        tile_ready = self.lists_complete & ((ready | ~used) == (1 << config.arrays) - 1)
         for array, tiles in enumerate(self.tiles):
             m.d.comb += [tiles.release.eq(tile_done & used[array]), tiles.lane.eq(lane)]
 
@@ -205,6 +217,7 @@ class PostProcessor(wiring.Component):
                             m.d.comb += tile_done.eq(1)
                             m.d.sync += [low.eq(0), e0.eq(e0 + rows), pixels_left.eq(pixels_left - rows)]
                             m.next = "TILE"
+                        m.d.comb += ktile_done.eq(ends_ktile)
                         with m.If(ends_ktile):
                             m.d.sync += [
                                 sig.eq(0) for sig in (e0, line, line_pixels, line_pairs)
@@ -236,6 +249,7 @@ class PostProcessor(wiring.Component):
             m.d.comb += where.eq(e0)
         step = data.StructLayout({
             "valid": 1, "base": addr_bits, "where": addr_bits, "rows": rows, "plane": 1, "part": 1, "odd_first": 1,
+            "counts": 1, "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
         })
         steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
         m.d.sync += [
@@ -246,6 +260,11 @@ class PostProcessor(wiring.Component):
             steps[0].plane.eq(plane),
             steps[0].part.eq(part),
             steps[0].odd_first.eq(copy ^ e0[0]),
+            steps[0].counts.eq(issue & (plane == 0) & ~(upsample & copy)),
+            steps[0].column.eq(lane),
+            steps[0].channel.eq(Mux(to_depth, Cat(copy, odd_line), 0)),
+            steps[0].ends_ktile.eq(ktile_done),
+            steps[0].ends_layer.eq(ktile_done & (k_tile == layer.k_tiles - 1)),
         ]
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
         m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
@@ -319,5 +338,18 @@ class PostProcessor(wiring.Component):
             m.d.comb += nibble.eq(chosen)
             m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(nibble[4] & last.valid)]
         m.d.sync += self.write.addr.eq(last.base)
+
+        counted = []
+        for row, (_, y) in enumerate(results):
+            own = Mux(upsample, last.part == (row >= half_rows), ~to_depth | (last.odd_first == row % 2))
+            counted.append(y.any() & last.rows[row] & own)
+        m.d.sync += [
+            self.count.nonzeros.eq(sum(counted)),
+            self.count.column.eq(last.column),
+            self.count.part.eq(last.channel),
+            self.count_en.eq(last.valid & last.counts),
+            self.ktile_end.eq(last.valid & last.ends_ktile),
+            self.layer_end.eq(last.valid & last.ends_layer),
+        ]
         m.d.comb += self.idle.eq(~running & ~Cat(stage.valid for stage in steps).any())
         return m

@@ -23,7 +23,7 @@ from .config import LINE_TAPS, TAPS, Config
 from .dense import array_signature
 from .pe_row import PERow
 from .row_control import RowControl
-from .weights import ScaleMemory, TapWeights, WeightHalves, weight_load_signature
+from .weights import ScaleMemory, TapWeights, WeightHalves, commits, weight_load_signature
 
 __all__ = ["SparseArray", "SparseRow", "row_window_layout"]
 
@@ -261,7 +261,7 @@ class SparseArray(wiring.Component):
         m.d.comb += [
             accept.eq(valid & Cat(ready).all()),
             release.eq(Cat(finished).all()),
-            halves.commit.eq(self.load_en & self.load.commit),
+            halves.commit.eq(self.load_en & commits(self.load)),
             halves.take.eq(self.ktile_take | self.ktile_skip),
             halves.release.eq(release | self.ktile_skip),
             self.load_free.eq(halves.free),

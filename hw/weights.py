@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from .config import LINE_TAPS, Config
 from .interfaces import Space, load_layout
 
-__all__ = ["LineWeights", "ScaleMemory", "TapWeights", "WeightHalves", "weight_load_signature"]
+__all__ = ["LineWeights", "ScaleMemory", "TapWeights", "WeightHalves", "commits", "weight_load_signature"]
 
 
 def weight_load_signature(config: Config) -> wiring.Signature:
@@ -30,6 +30,11 @@ def weight_load_signature(config: Config) -> wiring.Signature:
         Half that loads.
     """
     return wiring.Signature({"beat": Out(load_layout(config)), "en": Out(1), "half": Out(1)})
+
+
+def commits(beat: data.View) -> Value:
+    """Whether a beat completes a k-tile."""
+    return beat.commit & ((beat.space == Space.WEIGHT) | (beat.space == Space.SCALE))
 
 
 class WeightHalves(wiring.Component):

@@ -7,13 +7,25 @@ places, beats that do not exist are never sent.
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.layer import LayerImage
+from golden.detector import Labels, RefreshPolicy
+from golden.layer import LabelPlace, LayerImage
 from hw.config import Config
-from hw.interfaces import Space, Transform, entry_layout, layer_layout, load_layout, param_layout
+from hw.interfaces import (
+    Refresh,
+    Space,
+    Transform,
+    label_layout,
+    layer_layout,
+    load_layout,
+    param_layout,
+    policy_layout,
+    table_layout,
+)
 
 from .words import Words, to_words
 
-__all__ = ["image_beats", "ktile_beats", "layer_word", "load_beats", "memory_beats", "nibbles_of_beats"]
+__all__ = ["image_beats", "ktile_beats", "label_beats", "layer_word", "load_beats", "memory_beats", "nibbles_of_beats",
+           "policy_word"]
 
 ADDRESS_BITS = 24
 
@@ -94,15 +106,12 @@ def ktile_beats(config: Config, image: LayerImage) -> list[Words]:
 
 
 def image_beats(config: Config, image: LayerImage) -> Words:
-    """Channel lists, parameters and sample table of a layer."""
+    """Channel table, parameters and sample table of a layer."""
     bus_words = config.bus_bits // 64
-    list_bits = (config.list_depth - 1).bit_length()
-    entries, addresses = [], []
-    for array, channel_list in enumerate(image.lists):
-        for number, entry in enumerate(channel_list):
-            addresses.append(array << list_bits | image.list_first + number)
-            entries.append(entry_layout(config).const(vars(entry)).as_value().value)
-    beats = [load_beats(config, Space.LIST, np.array(addresses, np.int64), to_words(entries, 64 * bus_words))]
+    entries = [table_layout(config).const(vars(item) | {"entry": vars(item.entry)}).as_value().value
+               for item in image.table]
+    places = image.table_first + np.arange(len(entries))
+    beats = [load_beats(config, Space.TABLE, places, to_words(entries, 64 * bus_words))]
 
     layout, per_word = param_layout(config), config.param_beats
     params = [layout.const(dict(zip("mrb", map(int, row), strict=True))).as_value().value for row in image.params]
@@ -116,6 +125,20 @@ def image_beats(config: Config, image: LayerImage) -> Words:
     places = image.fields["sample_first"] + np.arange(len(samples))
     beats.append(load_beats(config, Space.SAMPLE, places, to_words(map(int, samples), 64 * bus_words)))
     return np.concatenate(beats)
+
+
+def label_beats(config: Config, place: LabelPlace, labels: Labels) -> Words:
+    """Beats that write a tensor's labels."""
+    values = [label_layout().const({"sparse": bool(sparse), "dead": bool(dead), "bin": int(count_bin)}).as_value().value
+              for sparse, dead, count_bin in zip(labels.sparse, labels.dead, labels.bin, strict=True)]
+    places = place.slot << config.label_bits | place.first + np.arange(len(values))
+    return load_beats(config, Space.LABEL, places, to_words(values, config.bus_bits))
+
+
+def policy_word(policy: RefreshPolicy) -> int:
+    """Value of the engine's refresh policy port."""
+    refresh = Refresh[policy.refresh.upper()]
+    return policy_layout().const({"refresh": refresh, "n": policy.n, "mask": policy.mask}).as_value().value
 
 
 def layer_word(config: Config, image: LayerImage) -> int:

@@ -6,12 +6,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.layer import LayerImage
+from golden.detector import Labels, RefreshPolicy
+from golden.layer import LabelPlace, LayerImage
 from hw.config import Config
 from hw.engine import counters_layout
-from hw.interfaces import layer_layout
+from hw.interfaces import label_layout, layer_layout
 
-from .beats import image_beats, ktile_beats, layer_word, memory_beats, nibbles_of_beats
+from .beats import (
+    image_beats,
+    ktile_beats,
+    label_beats,
+    layer_word,
+    memory_beats,
+    nibbles_of_beats,
+    policy_word,
+)
 from .fast import FastSim
 from .words import to_words
 
@@ -75,6 +84,27 @@ class FastEngine:
         self.sim.run(limit, until="done")
         self.sim.run(limit)
         return self.counters()
+
+    def set_policy(self, policy: RefreshPolicy) -> None:
+        """Choose when labels are made anew."""
+        self.sim.poke("policy", policy_word(policy))
+
+    def set_labels(self, place: LabelPlace, labels: Labels) -> None:
+        """Write a tensor's labels."""
+        beats = label_beats(self.config, place, labels)
+        self.sim.send("load", beats, self.stall)
+        self.sim.run(self._limit(len(beats)))
+
+    def labels(self, place: LabelPlace, channels: int) -> Labels:
+        """Read a tensor's labels, which are valid once the detector has labelled it."""
+        self.sim.poke("label_slot", place.slot)
+        values: list[Any] = []
+        for channel in range(channels):
+            self.sim.poke("label_index", place.first + channel)
+            self.sim.step()
+            values.append(label_layout().from_bits(self.sim.peek("label")))
+        return Labels(np.array([bool(value.sparse) for value in values]),
+                      np.array([bool(value.dead) for value in values]), np.array([int(value.bin) for value in values]))
 
     def counters(self) -> EngineRun:
         """Counters of the layer that ran last."""

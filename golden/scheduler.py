@@ -1,0 +1,43 @@
+"""Scheduler: the channel lists that labels make of a channel table."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from golden.layer import Entry, Machine, TableEntry
+
+__all__ = ["Label", "schedule"]
+
+Label = tuple[bool, bool, int]
+
+
+def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Machine) -> list[list[Entry]]:
+    """Deal the entries out to the arrays.
+
+    Parameters
+    ----------
+    table : sequence of TableEntry
+    labels : per entry, (sparse, dead, bin) of its channel
+    machine : Machine
+
+    Returns
+    -------
+    list of list of Entry
+        Per array, dense ones first, what it adds up, in order.
+    """
+    arrays = machine.dense + machine.sparse
+    lists: list[list[Entry]] = [[] for _ in range(arrays)]
+    work = [0] * arrays
+    for item, (sparse, dead, count_bin) in zip(table, labels, strict=True):
+        to_sparse = sparse or not item.dense_ok
+        first, last = (machine.dense, arrays) if to_sparse else (0, machine.dense)
+        if first == last:
+            first, last = 0, arrays
+        if not dead:
+            chosen = min(range(first, last), key=work.__getitem__)
+            lists[chosen].append(item.entry)
+            work[chosen] += count_bin + 1 if to_sparse and machine.sparse else 1
+        if item.entry.last:
+            for entries in lists:
+                if entries:
+                    entries[-1] = replace(entries[-1], last=True)
+    return lists

@@ -1,0 +1,139 @@
+"""Scheduler: deals the channels of a layer out to the arrays, as their labels say.
+
+It walks the channel table once, an entry per cycle, and appends each entry to the list of one array; the arrays begin
+to work while the lists still grow.
+
+    cycle   0 table read   1 label read   2 an array is chosen, its waiting entry is written to its list
+
+Dead channels are left out. Among several arrays of a kind the one with the least work so far is chosen, measured in
+entries for dense arrays, by the labels' bins for sparse ones. Each array's latest entry waits, so that it can be marked
+as the last of its vector when the vector's other channels turn out to lie on other arrays.
+"""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .config import Config
+from .interfaces import Space, entry_layout, label_layout, layer_layout, load_layout, table_layout
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler(wiring.Component):
+    """Makes the channel lists of a layer.
+
+    Members
+    -------
+    layer : In(layer_layout)
+        Stable from `start` on.
+    start : In(1)
+        Begin; the lists are empty.
+    go : In(1)
+        The labels may be read.
+    load : In(load_layout)
+        A beat of TABLE; others are passed over.
+    load_en : In(1)
+    label_index, label_slot : Out
+        Label to read.
+    label : In(label_layout)
+        The label asked for in the last cycle.
+    entry : Out(entry_layout) x arrays, write : Out(1) x arrays
+        The array's list grows by the entry.
+    complete : Out(1)
+        The lists are complete.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__({
+            "layer": In(layer_layout(config)),
+            "start": In(1),
+            "go": In(1),
+            "load": In(load_layout(config)),
+            "load_en": In(1),
+            "label_index": Out(config.label_bits),
+            "label_slot": Out(config.slot_bits),
+            "label": In(label_layout()),
+            "entry": Out(entry_layout(config)).array(config.arrays),
+            "write": Out(1).array(config.arrays),
+            "complete": Out(1),
+        })
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        config, layer = self.config, self.layer
+
+        m.submodules.table = table = Memory(shape=table_layout(config), depth=config.table_depth, init=[])
+        writer = table.write_port()
+        reader = table.read_port()
+        m.d.comb += [
+            writer.addr.eq(self.load.address),
+            writer.data.eq(self.load.data),
+            writer.en.eq(self.load_en & (self.load.space == Space.TABLE)),
+        ]
+
+        # Cycle 0: the table. Cycle 1: the label.
+        index = Signal(range(config.table_depth + 1))
+        walking = Signal()
+        read = Signal()         # an entry comes from the table
+        chosen = Signal()       # an entry and its label are here
+        item = Signal(table_layout(config), reset_less=True)
+        m.d.comb += [
+            reader.addr.eq(layer.table_first + index),
+            reader.en.eq(walking & self.go & (index != layer.table_count)),
+            self.label_index.eq(reader.data.label),
+            self.label_slot.eq(reader.data.slot),
+        ]
+        m.d.sync += [read.eq(reader.en), chosen.eq(read), item.eq(reader.data)]
+        with m.If(reader.en):
+            m.d.sync += index.eq(index + 1)
+        with m.If(self.start):
+            m.d.sync += [index.eq(0), walking.eq(1), self.complete.eq(0)]
+
+        # Cycle 2: the array.
+        dense, sparse = range(config.dense), range(config.dense, config.arrays)
+        load_bits = config.table_depth.bit_length() + 6
+        loads = [Signal(load_bits, name=f"work{array}") for array in range(config.arrays)]
+
+        def least(arrays: range) -> Signal:
+            """Index of the array with the least work."""
+            best, least_load = arrays[0], loads[arrays[0]]
+            for array in arrays[1:]:
+                less = loads[array] < least_load
+                best, least_load = Mux(less, array, best), Mux(less, loads[array], least_load)
+            return best
+
+        to_sparse = self.label.sparse | ~item.dense_ok
+        if not dense:
+            target = least(sparse)
+        elif not sparse:
+            target = least(dense)
+        else:
+            target = Mux(to_sparse, least(sparse), least(dense))
+        cost = Mux(to_sparse, self.label.bin + 1, 1) if sparse else 1
+
+        flush = Signal()        # the table is done: what waits is written
+        end = walking & self.go & (index == layer.table_count) & ~read & ~chosen
+        m.d.comb += flush.eq(end)
+        with m.If(flush):
+            m.d.sync += [walking.eq(0), self.complete.eq(1)]
+        for array in range(config.arrays):
+            waiting = Signal(entry_layout(config), name=f"waiting{array}", reset_less=True)
+            waits = Signal(name=f"waits{array}")
+            taken = Signal(name=f"taken{array}")
+            m.d.comb += [
+                taken.eq(chosen & ~self.label.dead & (target == array)),
+                self.entry[array].eq(waiting),
+                self.write[array].eq(waits & (taken | flush)),
+            ]
+            with m.If(taken):
+                m.d.sync += [waiting.eq(item.entry), waits.eq(1), loads[array].eq(loads[array] + cost)]
+            with m.Elif(flush):
+                m.d.sync += waits.eq(0)
+            with m.If(~taken & chosen & item.entry.last):
+                m.d.sync += waiting.last.eq(1)
+            with m.If(self.start):
+                m.d.sync += loads[array].eq(0)
+        return m
