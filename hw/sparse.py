@@ -13,9 +13,18 @@ product with zero that sets its accumulators to 0.
 
 Each row has its own copy of the weights and codes, so it reads them at its own pace. The broadcast stops while the FIFO
 of any row is full; `fifo_depth` windows of lead even out the rows' different numbers of nonzeros.
+
+They could not do so by themselves: on narrow maps a row sees the same image column in every tile, and border columns
+have fewer nonzeros, so some rows would always wait for others. Therefore pixels are dealt to rows anew in each tile:
+
+    tile mod 4      0    1        2        3
+    row r's pixel   r    r ^ 2    r ^ 4    r ^ 6        8, 16, 24, ... rows
+                    r    r ^ 1    r ^ 3    r ^ 2        4, 12, 20, ... rows; others keep row r = pixel r
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,7 +34,16 @@ from .pe_row import PERow
 from .row_control import RowControl
 from .weights import ScaleMemory, TapWeights, WeightHalves, commits, weight_load_signature
 
-__all__ = ["SparseArray", "SparseRow", "row_window_layout"]
+__all__ = ["SparseArray", "SparseRow", "row_window_layout", "skews"]
+
+
+def skews(rows: int) -> tuple[int, int, int, int]:
+    """Exclusive-or masks between row and pixel, of four tiles in turn."""
+    if rows % 8 == 0:
+        return 0, 2, 4, 6
+    if rows % 4 == 0:
+        return 0, 1, 3, 2
+    return 0, 0, 0, 0
 
 
 def row_window_layout(config: Config) -> data.StructLayout:
@@ -226,23 +244,42 @@ class SparseArray(wiring.Component):
                 weight.eq((window.weight << 1) + window.weight + Mux(window.half, config.tap_words, 0)),
             ]
 
+        # Tiles broadcast and tiles read, modulo 4.
+        masks = skews(rows)
+        broadcast, read, skew = Signal(2), Signal(2), Signal(2)
+        m.d.sync += [
+            broadcast.eq(broadcast + (accept & common.tile_last)),
+            read.eq(read + self.tiles.release),
+            skew.eq(read),      # of the accumulators asked for in the last cycle
+        ]
+
+        def dealt(by_pixel: Sequence[Value], turn: Signal, row: int) -> Value:
+            """What belongs to the row (or, the other way round, to the pixel)."""
+            if not any(masks):
+                return by_pixel[row]
+            return Array(by_pixel[row ^ mask] for mask in masks)[turn]
+
         m.submodules.halves = halves = WeightHalves()
+        windows = []    # by pixel
+        for pixel in range(rows):
+            inside = [mask.lines[line][pixel] for line in range(LINE_TAPS)]
+            beside = (mask.left[pixel], 1, mask.right[pixel])
+            windows.append(Cat(
+                nibbles[line][pixel + tap] & (inside[line] & beside[tap] & taps[LINE_TAPS * line + tap]).replicate(4)
+                for line in range(LINE_TAPS) for tap in range(LINE_TAPS)))
+        accs = []       # by row
         ready, complete, busy, drain, bank, idle = [], [], [], [], [], [~valid]
         finished = []   # rows that are done with the k-tile
         release = Signal()
         for row in range(rows):
             m.submodules[f"row{row}"] = sparse_row = SparseRow(config)
-            for line in range(LINE_TAPS):
-                inside = mask.lines[line][row]
-                for tap, beside in enumerate((mask.left[row], 1, mask.right[row])):
-                    number = LINE_TAPS * line + tap
-                    m.d.comb += sparse_row.window.nibbles[number].eq(
-                        nibbles[line][row + tap] & (inside & beside & taps[number]).replicate(4))
+            accs.append(sparse_row.acc)
             m.d.comb += [sparse_row.window[name].eq(common[name]) for name in common.shape().members]
             done = Signal(range(3), name=f"done{row}")
             m.d.sync += done.eq(done + sparse_row.ktile_done - release)
             finished.append(done != 0)
             m.d.comb += [
+                sparse_row.window.nibbles.as_value().eq(dealt(windows, broadcast, row)),
                 sparse_row.window.weight.eq(weight),
                 sparse_row.en.eq(accept),
                 sparse_row.load.beat.eq(self.load),
@@ -250,7 +287,6 @@ class SparseArray(wiring.Component):
                 sparse_row.load.half.eq(halves.half),
                 sparse_row.release.eq(self.tiles.release),
                 sparse_row.lane.eq(self.tiles.lane),
-                self.tiles.acc[row].eq(sparse_row.acc),
             ]
             ready.append(sparse_row.ready)
             complete.append(sparse_row.complete)
@@ -258,6 +294,7 @@ class SparseArray(wiring.Component):
             drain.append(sparse_row.wait_drain)
             bank.append(sparse_row.wait_bank)
             idle.append(sparse_row.idle)
+        m.d.comb += [self.tiles.acc[pixel].eq(dealt(accs, skew, pixel)) for pixel in range(rows)]
         m.d.comb += [
             accept.eq(valid & Cat(ready).all()),
             release.eq(Cat(finished).all()),
