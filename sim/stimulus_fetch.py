@@ -142,7 +142,7 @@ def addrgen(config: Config, rng: np.random.Generator) -> Vectors:
     }
 
 
-def fetcher(config: Config, rng: np.random.Generator, count: int = 300) -> Vectors:
+def fetcher(config: Config, rng: np.random.Generator, count: int = 150) -> Vectors:
     """Random requests, what the memories answer to each, and the windows."""
     requests, windows, answers, words = [], [], [], []
     reads = np.zeros((count, 3), np.int64)
