@@ -86,7 +86,7 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
         verilog = emitted.write(out)[0]
     lines = emitted.verilog.count("\n")
     print(f"    {verilog}: {lines:,} lines")
-    with announced("2/4 compiling it to a simulation (half a minute the first time, then kept)"):
+    with announced("2/4 compiling it to a simulation (a minute the first time, then kept)"):
         sim = FastSim.build(verilog, emitted.top, build)
     print("3/4 running layers of the trained network; after each, the whole activation memory "
           f"({config.act_nibbles:,} nibbles) is compared\n")
