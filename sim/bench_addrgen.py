@@ -8,12 +8,12 @@ import random
 from typing import Any
 
 import cocotb
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from .streams import StreamBench, vectors
 from .words import from_words
 
-__all__ = ["long_lists_leave_no_gap", "requests_of_every_layer"]
+__all__ = ["long_lists_leave_no_gap", "requests_of_every_layer", "reset_forgets_a_layer"]
 
 STEP_LIMIT = 4000   # cycles of a layer, with stalls
 
@@ -49,7 +49,6 @@ class AddrgenBench(StreamBench):
         for count, k_tiles in zip(counts, self.data["k_tiles"].tolist(), strict=True):
             self.borders += [self.borders[-1] + count // k_tiles * (number + 1) for number in range(k_tiles)]
             self.empty += [count == 0] * k_tiles
-        self.expect("requests", from_words(self.data["requests"]))
         for name in ("layer", "start", "list_index", "list_entry", "list_write", "ktile_ready"):
             dut[name].value = 0
 
@@ -122,7 +121,8 @@ class AddrgenBench(StreamBench):
         dut.layer.value = self.random.getrandbits(len(dut.layer))
 
     async def run(self, pause: int) -> None:
-        """Run all layers, with up to `pause` idle cycles between them."""
+        """Reset, and run all layers, with up to `pause` idle cycles between them."""
+        self.expect("requests", from_words(self.data["requests"]))
         await self.reset()
         await self.write_list(0)
         cocotb.start_soon(self.watch())
@@ -161,3 +161,21 @@ async def long_lists_leave_no_gap(dut: Any) -> None:
     Layers follow each other at once.
     """
     await GaplessBench(dut, 0.0, 1.0).run(pause=0)
+
+
+@cocotb.test()
+async def reset_forgets_a_layer(dut: Any) -> None:
+    """A reset in the middle of a layer, with a request on offer, leaves nothing behind."""
+    bench = AddrgenBench(dut, 0.3, 0.3)
+    dut.requests__ready.value = 0
+    await bench.reset()
+    await bench.write_list(0)
+    dut.layer.value = from_words(bench.data["layers"])[0]
+    dut.ktile_ready.value = 1
+    dut.start.value = 1
+    await ClockCycles(dut.clk, 1)
+    dut.start.value = 0
+    dut.requests__ready.value = 1
+    await ClockCycles(dut.clk, 3 * int(bench.data["rows"]))
+    dut.ktile_ready.value = 0
+    await bench.run(pause=3)

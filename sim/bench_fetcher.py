@@ -4,13 +4,13 @@ import random
 from typing import Any
 
 import cocotb
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from .readport import ReadPort
 from .streams import StreamBench, vectors
 from .words import from_words
 
-__all__ = ["request_per_cycle", "windows_in_order"]
+__all__ = ["request_per_cycle", "reset_forgets_windows", "windows_in_order"]
 
 
 class FetcherBench(StreamBench):
@@ -24,19 +24,20 @@ class FetcherBench(StreamBench):
 
     def __init__(self, dut: Any, stall: float, window_stall: float) -> None:
         super().__init__(dut, stall)
-        data = vectors()
+        self.data = data = vectors()
+        self.window_stall = window_stall
         self.count = len(data["reads"])
         self.depth = int(data["depth"])
         self.most = 0
         self.reads = list(zip(data["halves"].tolist(), data["weight_reads"].tolist(), strict=True))
         self.words = from_words(data["weights"])
         self.port = ReadPort(dut, "memory", data["reads"].tolist(), from_words(data["answers"]), stall)
-        self.send("requests", from_words(data["requests"]))
-        self.expect("windows", from_words(data["windows"]), stall=window_stall)
+        dut.weights.value = 0
 
     async def start(self) -> None:
-        """Reset, then let the memories work."""
-        self.dut.weights.value = 0
+        """Reset, then let streams and memories work."""
+        self.send("requests", from_words(self.data["requests"]))
+        self.expect("windows", from_words(self.data["windows"]), stall=self.window_stall)
         await self.reset()
         cocotb.start_soon(self.port.run())
         cocotb.start_soon(self._watch())
@@ -88,3 +89,19 @@ async def request_per_cycle(dut: Any) -> None:
         if dut.requests__valid.value != 1 or dut.requests__ready.value != 1:
             raise AssertionError(f"request {cycle} had to wait")
     await bench.finish(limit=40)
+
+
+@cocotb.test()
+async def reset_forgets_windows(dut: Any) -> None:
+    """A reset with windows queued and on their way leaves nothing behind."""
+    bench = FetcherBench(dut, 0.3, 0.3)
+    dut.windows__ready.value = 0
+    await bench.reset()
+    dut.requests__payload.value = 0
+    for name in ("requests__valid", "memory__ready", "memory__valid"):
+        dut[name].value = 1
+    await ClockCycles(dut.clk, 3)
+    for name in ("requests__valid", "memory__ready", "memory__valid"):
+        dut[name].value = 0
+    await bench.start()
+    await bench.finish(limit=20 * bench.count)

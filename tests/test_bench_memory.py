@@ -48,10 +48,13 @@ MUTANTS = [
     ("addrgen", "& room & (~fresh_ktile | self.ktile_ready)", "& room", "before its weights are loaded"),
     ("addrgen", "(skips != 0) & self.ktile_ready", "skips != 0", "before its weights are loaded"),
     ("addrgen", "next_valid & (~tile_valid | tile_done)", "next_valid & ~tile_valid", "cycles for"),
+    ("addrgen", "fresh_ktile = Signal(init=1)", "fresh_ktile = Signal(init=1, reset_less=True)", "0 k-tiles taken"),
     ("fetcher", "taken != config.fetch_depth", "taken <= config.fetch_depth", "of stream windows"),
     ("fetcher", "READ_CYCLES = 2", "READ_CYCLES = 1", "of stream windows"),
     ("fetcher", "self.weight_en.eq(issue)", "self.weight_en.eq(self.requests.valid)", "weight_en is"),
     ("fetcher", "self.idle.eq(taken == 0)", "self.idle.eq(~self.windows.valid)", "idle is"),
+    ("fetcher", "taken = Signal(range(config.fetch_depth + 1))",
+     "taken = Signal(range(config.fetch_depth + 1), reset_less=True)", "idle is"),
     ("readout", "taken != config.fetch_depth", "taken <= config.fetch_depth", "of stream beats"),
     ("readout", "self.addresses.payload << (", "self.addresses.payload << 0 * (", "of memory is of address"),
 ]
