@@ -95,7 +95,7 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
         runs, refused = _run(FastEngine(config, sim), jobs)
         simulated = sim.cycle
     for name, reason in refused.items():
-        print(f"not run: {reason.removeprefix(f'layer {name!r}: ')} ({name})")
+        print(f"not run: {name}: {reason}")
     if not runs:
         print("no layer could run: try --preset default, fewer --samples or other --layers")
         return 1
@@ -136,7 +136,8 @@ def _run(engine: FastEngine, jobs: Sequence[RealLayer]) -> tuple[list[tuple[Real
         try:
             measured = measure(engine, real.layer)
         except (LayerError, AccumulatorOverflow) as error:
-            refused[real.layer.name] = str(error)
+            name = real.layer.name
+            refused[name] = str(error).removeprefix(f"layer {name!r}").lstrip(": ")
             continue
         runs.append((real, measured))
         print(table.line(_cells(real, measured)), flush=True)

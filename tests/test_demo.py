@@ -67,7 +67,7 @@ def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch
 
 def test_demo_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
     assert run_demo(tmp_path, "--layers", "conv_in", "u1.skip") == 0
-    assert "not run: s8 weights on s8 activations need a sparse array" in capsys.readouterr().out
+    assert "not run: conv_in: s8 weights on s8 activations need a sparse array" in capsys.readouterr().out
     assert "conv_in" in json.loads((tmp_path / "layers.json").read_text())["refused"]
 
 
