@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.conv import bounds
+from golden.conv import bounds, conv
 from golden.formats import FORMATS, S4, U4, Format, ScaleFormat, Tensor, Uint8Array
 from golden.layer import Layer, LayerError, LayerImage, Placement, Transform, compile_layer, initial_memory, place, run
 from golden.layout import load
@@ -54,12 +54,13 @@ def random_post(rng: np.random.Generator, config: Config, outputs: int, samples:
     m_bits = int(rng.integers(2, FACTOR_BITS + 1))
     if shift is None:
         shift = int(np.clip(reach_bits + m_bits - out_fmt.bits - rng.integers(0, 4), 0, config.shift_max))
+    top_bits = min(shift + out_fmt.bits, config.bias_bits - 1)      # of results before the shift
     return PostParams(
         M=signed(m_bits, size),
-        R=signed(int(np.clip(shift + out_fmt.bits - 4, 2, FACTOR_BITS)), size),
-        B=signed(min(shift + out_fmt.bits, config.bias_bits), size),
+        R=signed(int(np.clip(top_bits - 8, 2, FACTOR_BITS)), size),
+        B=signed(top_bits, size) // 2 + (0 if out_fmt.signed else 1 << top_bits - 2),
         shift=shift,
-        dead_zone=int(rng.choice([0, 1, 2, 3, out_fmt.max, 255])),
+        dead_zone=int(rng.choice([0, 0, 1, 2, 3, 4, 5, out_fmt.max, 255])),
         sample_block=rng.integers(0, size[0], samples),
     )
 
@@ -76,7 +77,7 @@ def random_layer(rng: np.random.Generator, config: Config, *, inputs: tuple[Tens
         The input, drawn unless given.
     **fixed
         What shall not be drawn: `shape` (C, N, H, W), `outputs`, `kernel`, `group`, `transform`, `out_fmt`, `residual`
-        (a Format or None), and any field of `Layer`, which replaces what was drawn.
+        (a Format or None), `weights` and `codes`.
     """
     while True:
         if inputs is not None:
@@ -102,18 +103,17 @@ def random_layer(rng: np.random.Generator, config: Config, *, inputs: tuple[Tens
     kernel = fixed.get("kernel", [1, 3][rng.integers(2)])
     group = fixed.get("group", int(rng.integers(1, min(config.group, 9) + 1)))
     used = rng.random((1, channels, kernel, kernel)) < rng.choice([1.0, 0.6, 0.2])
-    weights = rng.integers(S4.min, S4.max + 1, (outputs, channels, kernel, kernel)) * used
+    weights = fixed.get("weights", rng.integers(S4.min, S4.max + 1, (outputs, channels, kernel, kernel)) * used)
     scale = ScaleFormat(config.scale_exp_bits, config.scale_man_bits)
-    codes = rng.integers(0, scale.max_code + 1, (outputs, -(-channels // group)))
+    codes = fixed.get("codes", rng.integers(0, scale.max_code + 1, (outputs, -(-channels // group))))
     formats = [tensor.fmt for tensor in inputs for _ in range(tensor.shape[0])]
-    while (reach := bounds(weights, S4, formats, codes, group, scale).acc_bits) > config.acc_bits:
+    while bounds(weights, S4, formats, codes, group, scale).acc_bits > config.acc_bits:
         codes = codes // 2
-    layer = Layer(
+    reach = int(np.abs(conv(inputs, weights, S4, codes, group, scale)).max())
+    return Layer(
         name="random", inputs=inputs, weights=weights, w_fmt=S4, codes=codes.astype(np.uint8), group=group,
-        post=random_post(rng, config, outputs, samples, max(2, reach - 2), out_fmt), out_fmt=out_fmt,
+        post=random_post(rng, config, outputs, samples, reach.bit_length() + 1, out_fmt), out_fmt=out_fmt,
         residual=random_tensor(rng, (outputs, *shape[1:]), res_fmt) if res_fmt else None, transform=transform)
-    shapes = {"shape", "outputs", "kernel", "group", "transform", "out_fmt", "residual"}
-    return replace(layer, **{name: value for name, value in fixed.items() if name not in shapes})
 
 
 def layer_case(rng: np.random.Generator, config: Config, layer: Layer, *, placement: Placement | None = None,

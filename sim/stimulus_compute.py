@@ -1,6 +1,5 @@
 """Stimuli and expected answers for the benches of the dense array, the post-processor and the layer engine."""
 
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -210,9 +209,9 @@ def engine(config: Config, rng: np.random.Generator, layers: int = 3) -> dict[st
     def beats(memory: Uint8Array) -> Words:
         return memory_beats(config, memory)[:, :config.bus_bits // 64]
 
-    wide = random_layer(rng, config, shape=(3, 1, 3, 5), outputs=config.cols * 2 + 1, kernel=3, transform="none",
-                        out_fmt=U4, weights=rng.integers(1, 8, (config.cols * 2 + 1, 3, 3, 3)), residual=None)
-    wide = replace(wide, codes=wide.codes // 8)
+    outputs = 2 * config.cols + 1   # three k-tiles: more than the weight memory holds at once
+    wide = random_layer(rng, config, shape=(4, 1, 3, 5), outputs=outputs, kernel=3, transform="none", out_fmt=U4,
+                        residual=None, weights=rng.choice([-8, -3, 2, 7], (outputs, 4, 3, 3)))
     cases: list[LayerCase] = [layer_case(rng, config, wide, first=(3, 2, 1))]
     for out_fmt in ([U4, S4][number % 2] for number in range(1, layers)):
         cases.append(chained_case(rng, config, cases[-1], out_fmt))

@@ -12,9 +12,12 @@ from golden.layer import Layer, LayerError, compile_layer, place
 from golden.workload.layers import Workload, real_layer
 from hw.config import preset
 from hw.gen import emit
+from hw.interfaces import layer_layout
+from sim.beats import image_beats, ktile_beats, layer_word, memory_beats
 from sim.engine import EngineRun, FastEngine
 from sim.fast import FastSim
 from sim.stimulus import LayerCase, array_steps, chained_case, difference, layer_case, random_layer, random_tensor
+from sim.words import to_words
 
 BUILD = Path(__file__).parents[1] / "build"
 TINY = preset("tiny")
@@ -204,3 +207,23 @@ def test_a_group_larger_than_the_hardwares_runs_where_its_weights_are_small() ->
     layer = random_layer(rng, config, inputs=(random_tensor(rng, (channels, 1, 3, 3), U4),), outputs=3, kernel=3,
                          group=channels, weights=rng.integers(-1, 2, (3, channels, 3, 3)))
     run_case(open_engine(name), layer_case(rng, config, layer), "large group")
+
+
+def test_the_host_may_load_activations_while_a_layer_runs() -> None:
+    """The post-processor's writes go first, and no beat of the host's is lost."""
+    name = "4x4"
+    engine, config = open_engine(name), CONFIGS[name]
+    rng = np.random.default_rng(4)
+    layer = random_layer(rng, config, shape=(1, 2, 8, 8), outputs=4, kernel=1, transform="upsample", out_fmt=U8)
+    case = layer_case(rng, config, layer)
+    engine.fill(case.before)
+    free = -(-case.placement.end // config.bus_nibbles)     # first beat behind the layer's tensors
+    news = rng.integers(0, 16, config.act_nibbles).astype(np.uint8)
+    case.after[free * config.bus_nibbles:] = news[free * config.bus_nibbles:]
+    engine.sim.send("load", np.concatenate([image_beats(config, case.image), *ktile_beats(config, case.image)]))
+    engine.sim.run(10_000)
+    engine.sim.send("load", memory_beats(config, news)[free:])
+    engine.sim.send("layer", to_words([layer_word(config, case.image)], layer_layout(config).size))
+    engine.sim.run(10_000, until="done")
+    engine.sim.run(10_000)
+    assert not difference(case, engine.read())
