@@ -5,13 +5,19 @@ and makes the vectors, both from the golden model's and the generator's one conf
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from .runner import Outcome, run
+from hw.config import PRESETS, Config
+from hw.fetcher import PortArbiter
+from hw.gen import BLOCKS, convert
+
+from . import stimulus_compute, stimulus_fetch, stimulus_memory
+from .runner import SIMULATORS, Outcome, run
 
 __all__ = ["BENCHES", "Bench", "Job"]
 
@@ -85,4 +91,53 @@ class Bench:
         )
 
 
-BENCHES: tuple[Bench, ...] = ()
+def _bench(name: str, config: Config, vectors: Callable[[Config, np.random.Generator], Mapping[str, NDArray[Any]]],
+           module: str | None = None, simulators: tuple[str, ...] = ("verilator",)) -> Bench:
+    """A bench of a block of the generator, in ``sim.bench_BLOCK`` unless the module is named."""
+    block = name.split("-")[0]
+
+    def prepare(directory: Path, seed: int) -> Job:
+        emitted = convert(block, config)
+        return Job(emitted.write(directory)[0], emitted.top, vectors(config, np.random.default_rng(seed)))
+
+    return Bench(name, module or f"{__package__}.bench_{block}", prepare, simulators)
+
+
+_TINY = PRESETS["tiny"]
+_SMALL_MEMORY = replace(_TINY, act_nibbles=1 << 10)
+_ODD = replace(_TINY, rows=3, cols=5, lanes_per_scale=2, bus_bits=128, scale_exp_bits=4, acc_bits=36)
+
+# The memory path, with memories so small that every word is met.
+_PATH = replace(_SMALL_MEMORY, weight_depth=8, scale_depth=4)
+_PATH_ODD = replace(_PATH, rows=3, cols=5)
+_PATH_TALL = replace(_PATH, rows=7, cols=2, lanes_per_scale=2, bus_bits=128)
+_PATH_SQUARE = replace(_PATH, rows=16, cols=16, dense=2, read_ports=3)    # a run is longer than a beat
+_PATH_WIDE = replace(_PATH, rows=2, cols=20)                              # several beats per weight and scale word
+_TRACE = f"{__package__}.bench_trace"
+# Part of the engine, not a block that the generator offers.
+BLOCKS.setdefault("arbiter", lambda config: PortArbiter(config, stimulus_memory.ARBITER_USERS))
+
+BENCHES: tuple[Bench, ...] = (
+    _bench("actmem-3x5", _PATH_ODD, stimulus_memory.actmem, _TRACE, SIMULATORS),
+    _bench("actmem-16x16", _PATH_SQUARE, stimulus_memory.actmem, _TRACE),
+    _bench("arbiter-3x5", _PATH_ODD, stimulus_memory.arbiter, _TRACE, SIMULATORS),
+    _bench("weights-3x5", _PATH_ODD, stimulus_memory.weights, _TRACE, SIMULATORS),
+    _bench("weights-2x20", _PATH_WIDE, stimulus_memory.weights, _TRACE),
+    _bench("addrgen-3x5", _PATH_ODD, stimulus_fetch.addrgen, simulators=SIMULATORS),
+    _bench("addrgen-7x2", _PATH_TALL, stimulus_fetch.addrgen),
+    _bench("addrgen-16x16", _PATH_SQUARE, stimulus_fetch.addrgen),
+    _bench("fetcher-3x5", _PATH_ODD, stimulus_fetch.fetcher, simulators=SIMULATORS),
+    _bench("fetcher-16x16", _PATH_SQUARE, stimulus_fetch.fetcher),
+    _bench("readout-7x2", _PATH_TALL, stimulus_fetch.readout, simulators=SIMULATORS),
+    _bench("readout-16x16", _PATH_SQUARE, stimulus_fetch.readout),
+    _bench("dense-4x4", replace(_TINY, lanes_per_scale=3), stimulus_compute.dense, simulators=SIMULATORS),
+    _bench("dense-3x5", _ODD, stimulus_compute.dense),
+    _bench("dense-7x2", replace(_TINY, rows=7, cols=2, dense_taps=1, lanes_per_scale=1), stimulus_compute.dense),
+    _bench("dense-4x4-one-tap", replace(_TINY, dense_taps=1), stimulus_compute.dense),
+    _bench("ppu-4x4", _TINY, stimulus_compute.ppu),
+    _bench("ppu-3x5", replace(_ODD, dense=2), stimulus_compute.ppu),
+    _bench("ppu-7x2", replace(_TINY, rows=7, cols=2, lanes_per_scale=2, dense=3), stimulus_compute.ppu),
+    _bench("engine-4x4", _SMALL_MEMORY, stimulus_compute.engine, simulators=SIMULATORS),
+    _bench("engine-3x5", replace(_ODD, act_nibbles=1 << 10, dense=2, read_ports=1, dense_taps=1),
+           stimulus_compute.engine),
+)

@@ -126,9 +126,9 @@ def run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, s
     return result.stdout
 
 
-def _at_least(tool: str, found: tuple[int, int], minimum: tuple[int, int], remedy: str) -> None:
+def _at_least(tool: str, found: tuple[int, int], minimum: tuple[int, int], remedy: str, digits: int = 1) -> None:
     if found < minimum:
-        have, want = (".".join(map(str, version)) for version in (found, minimum))
+        have, want = (f"{major}.{minor:0{digits}}" for major, minor in (found, minimum))
         raise ToolError(f"{tool} {have} is too old, {want} or newer is needed: {remedy}")
 
 
@@ -156,7 +156,7 @@ def verilator() -> Verilator:
         found = Verilator(root, Path(binary), (int(match[1]), int(match[2])))
     else:
         raise ToolError(f"Verilator is not installed: {INSTALL}")
-    _at_least("Verilator", found.version, VERILATOR_MINIMUM, INSTALL)
+    _at_least("Verilator", found.version, VERILATOR_MINIMUM, INSTALL, digits=3)
     return found
 
 

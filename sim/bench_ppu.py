@@ -1,0 +1,194 @@
+"""Bench of the post-processor.
+
+The bench plays the arrays (a lane's accumulators one cycle after it is asked for, complete tiles sooner or later) and
+the activation memory (reads answered two cycles later while other users take the port, writes at once), and compares
+the whole memory after every layer.
+"""
+
+import random
+from collections import Counter
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, RisingEdge
+from numpy.typing import NDArray
+
+from .streams import reset, start_clock, vectors
+from .words import from_words
+
+FLAGS = ("busy", "extra", "wait_residual")
+LIMIT = 20_000      # cycles of a layer
+
+
+class Bench:
+    """Plays everything around the post-processor.
+
+    Parameters
+    ----------
+    dut : handle
+    late : float
+        Probability that a tile that is due is not yet complete, in each cycle.
+    port_busy : float
+        Probability that another user has the read port, in each cycle.
+    """
+
+    def __init__(self, dut: Any, late: float, port_busy: float) -> None:
+        self.dut = dut
+        self.late = late
+        self.port_busy = port_busy
+        self.data = vectors()
+        self.random = random.Random(cocotb.RANDOM_SEED)
+        self.rows, self.cols, self.run = (int(self.data[name]) for name in ("rows", "cols", "run"))
+        self.layers = from_words(self.data["layers"])
+        self.arrays = sum(f"tiles__{array}__lane" in dir(dut) for array in range(8))
+        self.memory: NDArray[np.uint8] = self.data["before"][0].copy()
+        self.tiles: dict[int, list[int]] = {}       # accumulators left, for each array that takes part
+        self.flags: Counter[str] = Counter()
+        for name in ("start", "load_en", "residual__ready", "residual__valid"):
+            dut[name].value = 0
+        self._noise("layer", "load", "residual__data")
+        start_clock(dut)
+        cocotb.start_soon(self._watch())
+        cocotb.start_soon(self._serve_memory())
+        for array in range(self.arrays):
+            cocotb.start_soon(self._serve_tiles(array))
+
+    def _noise(self, *names: str) -> None:
+        for name in names:
+            self.dut[name].value = self.random.getrandbits(len(self.dut[name]))
+
+    async def _serve_tiles(self, array: int) -> None:
+        """Play the accumulators of an array; without a part in the layer it has noise and is never ready."""
+        dut, clock = self.dut, RisingEdge(self.dut.clk)
+        ready, lane, release, acc = (dut[f"tiles__{array}__{name}"] for name in ("ready", "lane", "release", "acc"))
+        ready.value = offered = 0
+        self._noise(acc._name)
+        while True:
+            await clock
+            tiles = self.tiles.get(array, [])
+            if tiles and offered and lane.value.is_resolvable and int(lane.value) < self.cols:
+                acc.value = tiles[int(lane.value)]
+            else:
+                self._noise(acc._name)
+            if release.value == 1:
+                assert offered, f"array {array}: released a tile that was not complete"
+                del tiles[:self.cols]
+                offered = 0
+            offered = int(bool(tiles) and (offered or self.random.random() >= self.late))
+            ready.value = offered
+
+    async def _serve_memory(self) -> None:
+        """Play the activation memory: answers in the second cycle after the read, noise in all others."""
+        dut, clock = self.dut, RisingEdge(self.dut.clk)
+        granted, answer = 0, None
+        while True:
+            await clock
+            if answer is None:
+                self._noise("residual__data")
+            else:
+                dut.residual__data.value = answer
+            dut.residual__valid.value = int(answer is not None)
+            answer = None
+            if dut.residual__en.value == 1 and granted:
+                places = (int(dut.residual__addr.value) + np.arange(self.run)) % self.memory.size
+                answer = sum(int(nibble) << 4 * place for place, nibble in enumerate(self.memory[places]))
+            granted = int(self.random.random() >= self.port_busy)
+            dut.residual__ready.value = granted
+            self._write()
+
+    def _write(self) -> None:
+        """Take the write of this cycle, if there is one."""
+        addr_bits = self.memory.size.bit_length() - 1
+        write = self.dut.write.value
+        if self.dut.rst.value == 1:
+            return
+        mask = write[len(write) - 1:addr_bits + 4 * self.run]
+        assert mask.is_resolvable, f"the write's mask is {mask} after reset"
+        if int(mask) == 0:
+            return
+        addr = int(write[addr_bits - 1:0])
+        for place in range(self.run):
+            if int(mask) >> place & 1:
+                low = addr_bits + 4 * place
+                self.memory[(addr + place) % self.memory.size] = int(write[low + 3:low])
+
+    async def _watch(self) -> None:
+        """Count what the post-processor says it does."""
+        while True:
+            await RisingEdge(self.dut.clk)
+            self.flags.update(flag for flag in FLAGS if self.dut[flag].value == 1)
+
+    async def run_layer(self, number: int) -> None:
+        """Load, run and check one layer; the configuration is noise before and after."""
+        dut, data = self.dut, self.data
+        self.memory[:] = data["before"][number]
+        for beat in from_words(data[f"{number}.loads"]):
+            while self.random.random() < 0.1:
+                self._noise("load")
+                await ClockCycles(dut.clk, 1)
+            dut.load.value = beat
+            dut.load_en.value = 1
+            await ClockCycles(dut.clk, 1)
+            dut.load_en.value = 0
+        self._noise("load")
+        tiles = from_words(data[f"{number}.tiles"])
+        arrays = data[f"{number}.arrays"].tolist()
+        share = len(tiles) // len(arrays)
+        dut.layer.value = self.layers[number]
+        dut.start.value = 1
+        await ClockCycles(dut.clk, 1)
+        dut.start.value = 0
+        self.tiles = {array: tiles[place * share:(place + 1) * share] for place, array in enumerate(arrays)}
+        await ClockCycles(dut.clk, 1)
+        for _ in range(LIMIT):
+            if dut.idle.value == 1:
+                break
+            await ClockCycles(dut.clk, 1)
+        assert dut.idle.value == 1, f"layer {number} hangs; {self._left()} accumulators left"
+        self._noise("layer")
+        await ClockCycles(dut.clk, 3)
+        assert not self._left(), f"layer {number}: {self._left()} accumulators were never read"
+        wrong = np.flatnonzero(self.memory != data["after"][number])
+        first = int(wrong[0]) if wrong.size else 0
+        assert not wrong.size, (f"layer {number}: {wrong.size} nibbles of memory differ, the first at {first}: "
+                                f"{self.memory[first]}, expected {data['after'][number][first]}")
+
+    def _left(self) -> int:
+        return sum(map(len, self.tiles.values()))
+
+
+@cocotb.test()
+async def every_layer_is_exact_while_everything_waits(dut: Any) -> None:
+    """All transforms, formats and residuals, with late tiles and a busy read port."""
+    bench = Bench(dut, late=0.8, port_busy=0.4)
+    await reset(dut)
+    for number in range(len(bench.layers)):
+        await bench.run_layer(number)
+    assert all(bench.flags[flag] for flag in FLAGS)
+
+
+@cocotb.test()
+async def every_layer_is_exact_at_full_speed(dut: Any) -> None:
+    """The same with tiles always complete and the read port always free."""
+    bench = Bench(dut, late=0, port_busy=0)
+    await reset(dut)
+    for number in range(len(bench.layers)):
+        await bench.run_layer(number)
+    assert bench.flags["wait_residual"] == 0
+
+
+@cocotb.test()
+async def reset_ends_a_layer(dut: Any) -> None:
+    """A reset in the middle of a layer leaves nothing behind."""
+    bench = Bench(dut, late=0.2, port_busy=0.2)
+    await reset(dut)
+    for number in range(3):
+        layer = cocotb.start_soon(bench.run_layer(number))
+        await RisingEdge(dut.busy)
+        await ClockCycles(dut.clk, bench.random.randint(1, 12))
+        layer.cancel()
+        dut.load_en.value = dut.start.value = 0
+        bench.tiles = {}
+        await reset(dut)
+        await bench.run_layer(number + 3)

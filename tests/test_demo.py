@@ -1,0 +1,150 @@
+"""The demo ends as it should: exact layers, a difference that is found, arguments that are refused. Tiny preset."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golden.formats import S4, U4, Tensor
+from golden.layer import Layer, compile_layer, place
+from golden.ppu import PostParams
+from golden.workload.layers import Workload, real_layer
+from hw.config import PRESETS
+from sim import demo, measure
+from sim.measure import count_macs, ideal_cycles
+from sim.report import to_csv, write_whole
+
+BUILD = Path(__file__).parent.parent / "build"
+TINY = ["--preset", "tiny", "--channels", "16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
+
+
+def run_demo(out, *arguments):
+    return demo.main([*TINY, "--out", str(out), *arguments])
+
+
+def test_demo_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
+    assert run_demo(tmp_path, "--layers", "e1.conv0") == 0
+    out = capsys.readouterr().out
+    assert "1 of 1 layers exact" in out
+    assert "DIFFERENT" not in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "demo.png", "layers.csv", "layers.json", "sqdm.json", "sqdm.v"]
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+    report = json.loads((tmp_path / "layers.json").read_text())
+    assert report["configuration"]["parameters"]["rows"] == 4
+    assert report["verilog_sha256"] == json.loads((tmp_path / "sqdm.json").read_text())["sha256"]
+    (row,) = report["layers"]
+    assert (row["layer"], row["step"], row["exact"], row["wrong_nibbles"]) == ("e1.conv0", 9, True, 0)
+    assert row["ideal_cycles"] == 2 * 64 // 4 * 16 // 4 * 16 * 3
+    assert row["ideal_cycles"] <= row["cycles"] < 1.1 * row["ideal_cycles"]
+    causes = ("busy", "fetch", "weights", "drain", "post", "write", "ends")
+    assert sum(row[cause] for cause in causes) == row["cycles"]
+    assert row["busy"] == row["ideal_cycles"]
+    assert row["macs"] == 2 * 64 * 16 * 16 * 9
+    with open(tmp_path / "layers.csv") as file:
+        assert [line["cycles"] for line in csv.DictReader(file)] == [str(row["cycles"])]
+
+
+def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch):
+    def corrupted(layer, config, placement, memory, golden=measure.run):
+        expected = golden(layer, config, placement, memory)
+        expected[-3] ^= 4          # far behind the output: the whole memory counts
+        expected[-1] ^= 1
+        return expected
+
+    monkeypatch.setattr(measure, "run", corrupted)
+    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
+    out = capsys.readouterr().out
+    assert "DIFFERENT: e1.conv0 at step 9: 2 of 8192 nibbles, the first at address 8189" in out
+    assert "0 of 1 layers exact" in out
+    (row,) = json.loads((tmp_path / "layers.json").read_text())["layers"]
+    assert (row["exact"], row["wrong_nibbles"], row["first_wrong"]) == (False, 2, 8189)
+
+
+def test_demo_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
+    assert run_demo(tmp_path, "--layers", "conv_in", "u1.skip") == 0
+    assert "not run: conv_in: s8 weights on s8 activations need a sparse array" in capsys.readouterr().out
+    assert "conv_in" in json.loads((tmp_path / "layers.json").read_text())["refused"]
+
+
+def test_demo_fails_when_no_layer_can_run(tmp_path, capsys):
+    assert run_demo(tmp_path, "--layers", "conv_out") == 1
+    assert "no layer could run: try --preset default" in capsys.readouterr().out
+    assert not (tmp_path / "layers.json").exists()
+
+
+def test_demo_says_that_it_cannot_write(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run_demo(tmp_path / "file", "--layers", "e1.conv0") == 1
+    assert "sim.demo: cannot write to " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--preset", "huge"], "preset=huge is not legal: it must be one of default, tiny"),
+    (["--layers", "e2.conv0"], "no layer 'e2.conv0', only conv_in, e1.conv0"),
+    (["--steps", "18"], r"step must be in [0, 17], not 18"),
+    (["--channels", "8"], "models with (16, 32) channels, not 8"),
+    (["--samples", "0"], "samples must be at least 1, not 0"),
+])
+def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message, tmp_path, capsys):
+    assert run_demo(tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def layer_of(weights, values):
+    outputs, channels = weights.shape[:2]
+    post = PostParams(M=np.ones((1, outputs), int), R=np.zeros((1, outputs), int), B=np.zeros((1, outputs), int),
+                      shift=0, dead_zone=0, sample_block=np.zeros(values.shape[1], int))
+    codes = np.ones((outputs, channels), np.uint8)
+    return Layer("made", (Tensor(values, U4),), weights, S4, codes, 1, post, U4)
+
+
+def test_macs_count_the_taps_that_are_used_and_nonzero_macs_what_they_meet():
+    rng = np.random.default_rng(0)
+    weights = rng.integers(1, 8, (5, 3, 3, 3))
+    weights[:, 1, 0, :] = 0                                      # one kernel line of one channel is unused
+    values = rng.integers(0, 3, (3, 2, 4, 5))
+    padded = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    met = [padded[c, n, y + r, x + s] != 0 for c in range(3) for n in range(2) for y in range(4) for x in range(5)
+           for r in range(3) for s in range(3) if (c, r) != (1, 0)]
+    assert count_macs(layer_of(weights, values)) == (5 * len(met), 5 * sum(met))
+
+
+@pytest.mark.parametrize(("dense_taps", "arrays", "cycles"), [(3, 1, 3 * 3 - 1), (1, 1, 9 * 3 - 4), (3, 2, 3 + 3)])
+def test_ideal_cycles_count_lines_or_taps_of_the_longest_list(dense_taps, arrays, cycles):
+    config = replace(PRESETS["tiny"], dense_taps=dense_taps, dense=arrays)
+    weights = np.ones((5, 3, 3, 3), np.int64)
+    weights[:, 1, 0, :] = 0
+    weights[:, 1, 1, 2] = 0
+    layer = layer_of(weights, np.zeros((3, 2, 4, 5), np.int64))
+    image = compile_layer(layer, config, place(layer, config))
+    assert ideal_cycles(image, config) == 2 * 4 * 5 // 4 * 2 * cycles
+
+
+def test_ideal_cycles_of_a_1x1_layer_are_one_per_channel():
+    config = PRESETS["tiny"]
+    layer = real_layer("u1.skip", 9, Workload(channels=16, samples=1)).layer
+    image = compile_layer(layer, config, place(layer, config))
+    assert ideal_cycles(image, config) == 64 // 4 * 16 // 4 * 32
+
+
+def test_a_file_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "table.csv"
+    write_whole(path, to_csv([{"a": 1, "b": "x,y"}]))
+    assert path.read_text() == 'a,b\n1,"x,y"\n'
+
+    def broken(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sim.report.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "other")
+    assert path.read_text() == 'a,b\n1,"x,y"\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
