@@ -106,7 +106,7 @@ class Config:
     rows: int = 16
     cols: int = 16
     dense: int = 1
-    sparse: int = 0
+    sparse: int = 1
     fifo_depth: int = 16
     dense_taps: int = 3
     lanes_per_scale: int = 4
@@ -361,7 +361,8 @@ PRESETS: dict[str, Config] = {
                     param_depth=64, table_depth=64,
                     list_depth=64, label_depth=128, label_slots=4, samples=8, dim_bits=6, window_width=6),
     # Fits an ECP5-85F with its memories.
-    "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16),
+    "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16,
+                    weight_depth=256),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
     "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, scale_exp_bits=4, acc_bits=36,
                    weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128),

@@ -60,8 +60,10 @@ def array_signature(config: Config) -> wiring.Signature:
     tiles : Out(tiles_signature)
     busy : Out(1)
         In this cycle the array makes a step (a sparse one: any of its rows).
+    steps : Out(bits of rows)
+        Rows that make a step in this cycle.
     wait_drain, wait_bank : Out(1)
-        In this cycle it does not, because its drain chain is busy, or both accumulator banks wait to be read.
+        In this cycle none does, because its drain chain is busy, or both accumulator banks wait to be read.
     idle : Out(1)
         Nothing is on its way; complete tiles may still wait.
     """
@@ -77,6 +79,7 @@ def array_signature(config: Config) -> wiring.Signature:
         "ktile_skip": In(1),
         "tiles": Out(tiles_signature(config)),
         "busy": Out(1),
+        "steps": Out(range(config.rows + 1)),
         "wait_drain": Out(1),
         "wait_bank": Out(1),
         "idle": Out(1),
@@ -130,6 +133,7 @@ class DenseArray(wiring.Component):
         blocked = last & (control.wait_drain | control.wait_bank)
         m.d.comb += [
             self.busy.eq(self.windows.valid & ~blocked),
+            self.steps.eq(Mux(self.busy, rows, 0)),
             self.wait_drain.eq(self.windows.valid & last & control.wait_drain),
             self.wait_bank.eq(self.windows.valid & last & control.wait_bank & ~control.wait_drain),
             self.windows.ready.eq(self.busy & window_end),

@@ -29,7 +29,7 @@ from .sparse import SparseArray
 
 __all__ = ["CAUSES", "LayerEngine", "counters_layout"]
 
-CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")
+CAUSES = ("busy", "fetch", "weights", "drain", "post", "write", "steps")
 
 
 def counters_layout(config: Config) -> data.StructLayout:
@@ -40,10 +40,11 @@ def counters_layout(config: Config) -> data.StructLayout:
     cycles :
         From the layer's start to its last write.
     array : one per array
-        busy: cycles in which it multiplied. fetch, weights, drain, post, write: cycles in which it did not, because no
-        window was there; its k-tile's weights were not there; its drain chain was busy; both of its accumulator banks
-        were waiting for the post-processor; and that because each result takes several writes. What is left of
-        `cycles` is the layer's beginning and end.
+        busy: cycles in which it multiplied (a sparse one: in any row). fetch, weights, drain, post, write: cycles in
+        which it did not, because no window was there; its k-tile's weights were not there; its drain chain was busy;
+        both of its accumulator banks were waiting for the post-processor; and that because each result takes several
+        writes. What is left of `cycles` is the layer's beginning and end. steps: multiplications per column, that is nonzeros of a sparse
+        array (and one per row whose whole tile is zero); rows times `busy` of a dense one.
     """
     return data.StructLayout({
         "cycles": 32,
@@ -190,6 +191,7 @@ class LayerEngine(wiring.Component):
                 "drain": unit.wait_drain,
                 "post": unit.wait_bank & ~ppu.extra,
                 "write": unit.wait_bank & ppu.extra,
+                "steps": unit.steps,
             }
             for cause in CAUSES:
                 counter = self.counters.array[array][cause]

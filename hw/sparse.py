@@ -305,6 +305,7 @@ class SparseArray(wiring.Component):
             self.ktile_ready.eq(halves.ready),
             self.tiles.ready.eq(Cat(complete).all()),
             self.busy.eq(Cat(busy).any()),
+            self.steps.eq(sum(busy)),
             self.wait_drain.eq(~self.busy & Cat(drain).any()),
             self.wait_bank.eq(~self.busy & ~self.wait_drain & Cat(bank).any()),
             self.idle.eq(Cat(idle).all()),
