@@ -26,7 +26,7 @@ CONFIGS = {
     "4x4-one-tap": replace(TINY, dense_taps=1, lanes_per_scale=3, read_ports=1, scale_exp_bits=1),
     "3x5-two-arrays": replace(TINY, rows=3, cols=5, dense=2, read_ports=1, lanes_per_scale=2, bus_bits=128,
                               scale_exp_bits=4, acc_bits=36, dense_taps=1),
-    "7x2-three-arrays": replace(TINY, rows=7, cols=2, dense=3, lanes_per_scale=1),
+    "7x2-three-arrays": replace(TINY, rows=7, cols=2, dense=3, read_ports=1, lanes_per_scale=1),
     # Large enough for the trained network.
     "4x6": replace(TINY, cols=6, act_nibbles=1 << 16, samples=16, weight_depth=512, param_depth=512,
                    list_depth=128, scale_exp_bits=1),
