@@ -1,0 +1,87 @@
+"""Cycle model: what the engine's counters say after a layer, to the cycle.
+
+The blocks' timing is in `golden.timing`, what they work on in `golden.work`; here their events become counters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.timing import BANKS, DenseArray, Engine, NoArray, PostProcessor, SparseArray, Timing
+from golden.work import LayerWork
+
+__all__ = ["CAUSES", "Counters", "predict"]
+
+CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")     # of cycles
+END_CYCLES = 8      # from the post-processor's last step to the end of the layer
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counters of one layer, by the names of `hw.engine.counters_layout`.
+
+    Parameters
+    ----------
+    cycles : int
+    array : per array, its counters
+        `CAUSES` and `steps` (of all rows); for a sparse array also `nonzeros` (steps that multiplied one; the others
+        are one for each row and tile that is all zero) and `skipped` (zeros inside the image that took no step).
+    """
+
+    cycles: int
+    array: list[dict[str, int]]
+
+
+def _happens(spans: Sequence[tuple[int, int]] | Int64, cycles: int) -> NDArray[np.bool_]:
+    """Whether each cycle from 1 on lies in any of the spans [begin, end)."""
+    begin, end = np.asarray(spans, np.int64).reshape(-1, 2).T
+    real = end > begin
+    change = np.bincount(begin[real], minlength=cycles + 1) - np.bincount(end[real], minlength=cycles + 1)
+    return np.cumsum(change)[1:cycles + 1] > 0
+
+
+def predict(machine: Timing, work: LayerWork) -> Counters:
+    """Predict the counters of a layer."""
+    engine = Engine(machine, work)
+    post = PostProcessor(engine)
+    kinds = [DenseArray] * machine.dense + [SparseArray] * machine.sparse
+    arrays = [kind(engine, number) if len(share.position) else NoArray(engine)
+              for number, (kind, share) in enumerate(zip(kinds, work.lists, strict=True))]
+    working = [array for array in arrays if not isinstance(array, NoArray)]
+    freed: list[int] = []
+    for k_tile in range(engine.k_tiles):
+        if work.ktile_beats is None or k_tile < BANKS:
+            engine.loaded.append(0)
+        else:
+            engine.loaded.append(max(engine.loaded[-1], freed[-BANKS]) + work.ktile_beats)
+        lanes = min(machine.cols, work.outputs - k_tile * machine.cols)
+        for array in arrays:
+            if isinstance(array, NoArray):
+                array.ktile()
+        for _ in range(engine.tiles):
+            post.tile(max([engine.list_complete, *(array.tile() for array in working)]), lanes)
+        freed.append(max(array.skipped + 1 if isinstance(array, NoArray) else array.ktile_freed()
+                         for array in arrays))
+
+    cycles = engine.release[-1] + END_CYCLES
+    extra = np.bincount(np.concatenate(post.extra), minlength=cycles + 1)[1:cycles + 1] > 0
+    counters = []
+    for array in arrays:
+        if isinstance(array, NoArray):
+            counters.append(dict.fromkeys((*CAUSES, "steps"), 0) | {"fetch": array.skipped})
+            continue
+        start, ready, may_drain, last = array.spans()
+        steps = np.stack([np.append(start, last), np.append(ready, last + 1)], axis=-1)
+        busy = _happens(steps, cycles)
+        drain = _happens(np.stack([ready, may_drain], axis=-1), cycles) & ~busy
+        bank = _happens(np.stack([may_drain, last], axis=-1), cycles) & ~busy & ~drain
+        starved = _happens(array.fetcher.starved, cycles)
+        unloaded = _happens(array.fetcher.waits, cycles)
+        happened = (busy, starved & ~unloaded, starved & unloaded, drain, bank & ~extra, bank & extra)
+        counters.append({cause: int(cycle.sum()) for cause, cycle in zip(CAUSES, happened, strict=True)}
+                        | array.counts())
+    return Counters(cycles, counters)
