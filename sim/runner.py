@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 from xml.etree import ElementTree
 
@@ -179,10 +179,12 @@ def _model(verilog: Path, top: str, simulator: str, waves: bool, parent: Path) -
     def build(directory: Path) -> None:
         if simulator == "verilator":
             # The run-time library is the same for all designs, and takes longer to compile than most of them: compile
-            # it once with an empty design. Make finds the copied objects up to date.
+            # it once with an empty design. It depends on a makefile that is yet to be written, so the copies get a
+            # time in the future, for make to find them up to date; it only warns of the clock.
             empty = cached(parent, content_key([EMPTY, *settings]), build_empty)
             for library_object in empty.glob("verilated*.o"):
-                shutil.copy(library_object, directory)
+                copy = shutil.copy(library_object, directory)
+                os.utime(copy, (time() + 3600,) * 2)
         _compile(verilog, top, simulator, waves, directory)
 
     def build_empty(directory: Path) -> None:
