@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,27 +29,36 @@ from .config import PRESETS, Config, ConfigError, preset
 from .dense import DenseArray
 from .detector import SparsityDetector
 from .engine import LayerEngine
-from .fetcher import WindowFetcher
+from .fetcher import PortArbiter, WindowFetcher
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
 from .scheduler import Scheduler
+from .share import share_modules
 from .sparse import SparseArray
+from .weights import LineWeights, ScaleMemory, TapWeights, WeightHalves
 
-__all__ = ["BLOCKS", "Emitted", "convert", "emit", "main"]
+__all__ = ["ARBITER_USERS", "BLOCKS", "Emitted", "convert", "emit", "main"]
+
+ARBITER_USERS = 3   # the post-processor, an array and the host, as on one of the engine's read ports
 
 BLOCKS: dict[str, Callable[[Config], Component]] = {
     "engine": LayerEngine,
     "actmem": ActivationMemory,
     "addrgen": AddressGenerator,
+    "arbiter": lambda config: PortArbiter(config, ARBITER_USERS),
     "dense": DenseArray,
     "detector": SparsityDetector,
     "fetcher": WindowFetcher,
+    "line_weights": LineWeights,
     "pe_row": lambda config: PERow(config, config.dense_taps, 4),
     "ppu": PostProcessor,
     "readout": Readout,
+    "scales": ScaleMemory,
     "scheduler": Scheduler,
     "sparse": SparseArray,
+    "tap_weights": TapWeights,
+    "weight_halves": lambda config: WeightHalves(),
 }
 TOP = "engine"
 
@@ -110,7 +120,7 @@ def convert(block: str, config: Config) -> Emitted:
     for path, member, _ in component.signature.flatten(component):
         ports.append({"name": "__".join(map(str, path)), "dir": "input" if member.flow is In else "output",
                       "width": Shape.cast(member.shape).width})
-    text = verilog.convert(component, name=top, emit_src=False, strip_internal_attrs=True)
+    text = share_modules(verilog.convert(component, name=top, emit_src=False, strip_internal_attrs=True))
     header = f"// {top}: block {block}, configuration {config.name}, " \
              f"{config.rows} rows x {config.cols} columns. Generated: edit the generator, not this file.\n"
     text = header + text
@@ -186,4 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # so that `--help | head` ends quietly
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
