@@ -43,8 +43,8 @@ def counters_layout(config: Config) -> data.StructLayout:
         busy: cycles in which it multiplied (a sparse one: in any row). fetch, weights, drain, post, write: cycles in
         which it did not, because no window was there; its k-tile's weights were not there; its drain chain was busy;
         both of its accumulator banks were waiting for the post-processor; and that because each result takes several
-        writes. What is left of `cycles` is the layer's beginning and end. steps: multiplications per column, that is nonzeros of a sparse
-        array (and one per row whose whole tile is zero); rows times `busy` of a dense one.
+        writes. What is left of `cycles` is the layer's beginning and end. steps: multiplications per column, that is
+        the nonzeros of a sparse array (and one per row whose whole tile is zero); rows times `busy` of a dense one.
     """
     return data.StructLayout({
         "cycles": 32,

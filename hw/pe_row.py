@@ -10,6 +10,9 @@ A vector's sum leaves `hold` while the next vector adds up in `local`; a tile's 
 while the next tile fills the other. All control comes from outside: the dense array drives all rows with one set.
 """
 
+from functools import reduce
+from operator import add
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -112,7 +115,8 @@ class PERow(wiring.Component):
             total = Signal(signed(config.psum_bits), name=f"total{lane}")
             m.d.comb += total.eq(Mux(control.first, 0, local) + dot)
             with m.If(control.multiply):
-                m.d.sync += dot.eq(sum(self.a[tap] * self.w[tap][lane] for tap in range(self.taps)))
+                products = [self.a[tap] * self.w[tap][lane] for tap in range(self.taps)]
+                m.d.sync += dot.eq(reduce(add, products))
             with m.If(control.add):
                 m.d.sync += local.eq(total)
             holds.append((hold, total))

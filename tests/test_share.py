@@ -1,0 +1,60 @@
+"""Sharing of identical modules: fewer modules, the same circuit."""
+
+import re
+
+import pytest
+
+from hw.config import PRESETS
+from hw.gen import convert
+from hw.share import share_modules
+
+TWICE = r"""
+module top (clk, \a$1 , \b$2 , y);
+  input clk;
+  \top.u0  u0 (
+    .clk(clk),
+    .\x$7 (\a$1 ),
+    .y(\y$3 )
+  );
+  \top.u1  u1 (
+    .clk(clk),
+    .\x$9 (\b$2 ),
+    .y(y)
+  );
+endmodule
+
+module \top.u0 (clk, \x$7 , y);
+  input \x$7 ;
+  assign y = \x$7 ;
+endmodule
+
+module \top.u1 (clk, \x$9 , y);
+  input \x$9 ;
+  assign y = \x$9 ;
+endmodule
+"""
+
+
+def test_modules_that_differ_in_running_numbers_only_become_one() -> None:
+    shared = share_modules(TWICE)
+    assert re.findall(r"^module (\S+)", shared, re.MULTILINE) == ["top", "top_u"]
+    assert len(re.findall(r"^  top_u u[01] \($", shared, re.MULTILINE)) == 2
+    port = re.search(r"^module top_u \(clk, (\S+) , y\)", shared, re.MULTILINE)
+    assert port is not None
+    assert shared.count(f".{port[1]} (") == 2
+
+
+def test_modules_that_differ_stay_apart() -> None:
+    shared = share_modules(TWICE.replace(r"assign y = \x$9 ;", r"assign y = ~\x$9 ;"))
+    assert re.findall(r"^module (\S+)", shared, re.MULTILINE) == ["top", "top_u_2", "top_u"]
+
+
+@pytest.mark.parametrize("block", ["engine", "sparse", "dense"])
+def test_every_row_is_an_instance_of_one_module(block: str) -> None:
+    text = convert(block, PRESETS["tiny"]).verilog
+    modules = re.findall(r"^module (\S+)", text, re.MULTILINE)
+    assert len(modules) == len(set(modules))
+    assert sum(name.endswith("_row") for name in modules if "pe_row" not in name) == (2 if block == "engine" else 1)
+    instances = re.findall(r"^  (\w+) row\d+ \($", text, re.MULTILINE)
+    assert len(instances) == PRESETS["tiny"].rows * (2 if block == "engine" else 1)
+    assert set(instances) <= set(modules)
