@@ -2,7 +2,7 @@
 
 Amaranth writes each instance of a component as a module of its own, with port names that depend on the surroundings.
 Two modules are the same when their texts are, once the names that carry a running number (`\\port$21689$0`,
-`\\$155 `) are numbered anew in the order of their appearance. The Verilog becomes several times shorter (default preset:
+`\\$155 `) are numbered anew in the order of their appearance. The Verilog becomes several times shorter (default:
 24 modules and 2.5 MB instead of 134 and 6.8 MB), and its modules have plain names.
 """
 
