@@ -6,7 +6,7 @@ States, and what they cost:
     COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per column of the k-tile.
             When a k-tile ends its counts move, in the background of the next one, to the channels' counts and to the
             histogram: the sums of nonzeros and of dense cost, for each of 32 bins of the count.
-    SWEEP   the layer has ended: the last k-tile's counts move.                       up to 4 x cols cycles
+    SWEEP   the layer has ended: the counts that are left move.                       up to 8 x cols cycles
     CUT     mode `balance`: how many bins, sparsest first, go to sparse arrays.       up to 32 cycles
     LABEL   one channel per cycle: label = f(count), written to the other table.      channels + 2 cycles
             The tensor's slot then turns to the other table.
@@ -161,7 +161,10 @@ class SparsityDetector(wiring.Component):
             scaled = count >> layer.bin_shift
             return Mux(scaled > BINS - 1, BINS - 1, scaled[:LABEL_BIN_BITS])
 
-        sweeping = Signal()
+        ended = Signal(range(3))    # k-tiles to be swept: a short last one may end during the sweep of the one before
+        sweep_bank = Signal()
+        sweeping = ended != 0
+        sweep_end = Signal()
         column, part = Signal(range(config.cols)), Signal(range(PARTS))
         k_tile = Signal.like(layer.k_tiles)
         channels = Signal(config.label_bits + 1)    # swept so far
@@ -170,7 +173,7 @@ class SparsityDetector(wiring.Component):
         bin_cut = Signal(range(BINS + 1))
         cutting = Signal()
         m.d.comb += [
-            sweep_read.addr.eq(Cat(part, column) | (~bank << (column_bits + 2))),
+            sweep_read.addr.eq(Cat(part, column) | (sweep_bank << (column_bits + 2))),
             counts_write.addr.eq(channels),
             counts_write.data.eq(swept),
             counts_write.en.eq(sweeping),
@@ -192,9 +195,12 @@ class SparsityDetector(wiring.Component):
             with m.If(part == parts_last):
                 m.d.sync += [part.eq(0), column.eq(column + 1)]
                 with m.If(last_column):
-                    m.d.sync += [sweeping.eq(0), column.eq(0), k_tile.eq(k_tile + 1)]
-        with m.If(self.ktile_end & layer.detect):
-            m.d.sync += sweeping.eq(1)
+                    m.d.comb += sweep_end.eq(1)
+                    m.d.sync += [column.eq(0), k_tile.eq(k_tile + 1)]
+        m.d.sync += [
+            ended.eq(ended + (self.ktile_end & layer.detect) - sweep_end),
+            sweep_bank.eq(Mux(self.start, bank, sweep_bank ^ sweep_end)),
+        ]
 
         # Label table: two of them, the slot says which one is valid.
         m.submodules.labels = labels = Memory(shape=label_layout(), depth=2 * config.label_depth, init=[])
