@@ -1,0 +1,180 @@
+"""The cycle model against the engine's counters, and the study that is built on it."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golden.cycles import CAUSES, Counters, predict
+from golden.detector import Labels
+from golden.formats import FORMATS, Tensor
+from golden.layer import LabelPlace, Layer, LayerError, compile_layer, initial_memory, place
+from golden.scheduler import schedule
+from golden.study import TraceLayer, bound, label, layer_work, sweep
+from golden.timing import Timing
+from golden.work import LayerWork, ListWork, image_work, inside_taps, skews, tap_counts
+from hw.config import Config, preset
+from hw.gen import emit
+from hw.sparse import skews as hw_skews
+from sim.beats import ktile_beats
+from sim.engine import EngineRun, FastEngine
+from sim.fast import FastSim
+from sim.stimulus import random_layer
+
+BUILD = Path(__file__).parents[1] / "build"
+TINY = preset("tiny")
+CONFIGS = {
+    "dense": replace(TINY, dense=1, sparse=0, rows=3, cols=5, lanes_per_scale=2, window_width=3),
+    "sparse": replace(TINY, dense=0, sparse=1, rows=5, cols=6, lanes_per_scale=3, fifo_depth=1, window_width=2),
+    "one-of-each": replace(TINY, dense=1, sparse=1, dense_taps=1, fifo_depth=3),
+    "eight-rows": replace(TINY, dense=1, sparse=1, rows=8, fifo_depth=8, bus_bits=128, fetch_depth=6),
+}
+SHARED = {
+    "shared-port": replace(TINY, dense=1, sparse=2, dense_taps=1),
+}
+LAYERS = 25
+TOLERANCE = 0.01
+
+
+@cache
+def open_sim(name: str) -> FastSim:
+    return FastSim.build(emit((CONFIGS | SHARED)[name], out=BUILD / "test_cycles" / name), "sqdm", BUILD)
+
+
+def draw_layer(rng: np.random.Generator, config: Config) -> Layer:
+    """A layer of 4- and, where it can run, of 8-bit activations, of any density."""
+    while True:
+        shape = [int(rng.integers(1, most)) for most in (12, 4, 8, 10)]
+        density = rng.random() * rng.random((shape[0], 1, 1, 1))
+        formats = list(FORMATS.values()) if config.sparse and rng.random() < 0.3 else [FORMATS["u4"]]
+        fmt = formats[rng.integers(len(formats))]
+        values = rng.integers(fmt.min, fmt.max + 1, shape) * (rng.random(shape) < density)
+        layer = random_layer(rng, config, inputs=(Tensor(values, fmt),))
+        try:
+            compile_layer(layer, config, place(layer, config))
+        except LayerError:
+            continue
+        return layer
+
+
+def run_both(name: str, seed: int) -> tuple[EngineRun, Counters]:
+    """Counters of a random layer with random labels, measured and predicted."""
+    config, sim = (CONFIGS | SHARED)[name], open_sim(name)
+    rng = np.random.default_rng(seed)
+    layer = draw_layer(rng, config)
+    channels = layer.in_shape[0]
+    values = layer.inputs[0].values.reshape(channels, -1)
+    labels = Labels(rng.random(channels) < 0.5, ~values.any(axis=1) & (rng.random(channels) < 0.7),
+                    rng.integers(0, 32, channels))
+    placement = place(layer, config)
+    image = compile_layer(layer, config, placement, rng.permutation(channels).tolist())
+    memory = initial_memory(layer, placement, np.zeros(config.act_nibbles, np.uint8))
+
+    sim.reset()     # which tile the skew of the rows begins with depends on the layers before
+    engine = FastEngine(config, sim)
+    engine.fill(memory)
+    engine.set_labels(LabelPlace(0, 0), labels)
+    measured = engine.run(image, limit=200_000)
+
+    flags = [(bool(labels.sparse[item.label]), bool(labels.dead[item.label]), int(labels.bin[item.label]))
+             for item in image.table]
+    work = image_work(layer, image, memory, schedule(image.table, flags, config), len(ktile_beats(config, image)[0]))
+    return measured, predict(config, work)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_predicted_counters_are_the_measured_ones(name: str) -> None:
+    for seed in range(LAYERS):
+        measured, predicted = run_both(name, seed)
+        where = f"{name}, seed {seed}"
+        assert predicted.cycles == measured.cycles, where
+        for array, (model, counters) in enumerate(zip(predicted.array, measured.array, strict=True)):
+            assert {cause: model[cause] for cause in counters} == counters, f"{where}, array {array}"
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_arrays_that_share_a_read_port_are_predicted_to_one_percent(name: str) -> None:
+    """Reads are booked array by array and not in order of time, see `golden.timing`."""
+    predicted, measured = np.array([[predicted.cycles, measured.cycles] for seed in range(LAYERS)
+                                    for measured, predicted in [run_both(name, seed)]]).T
+    print(f"{name}, seeds 0 to {LAYERS - 1}: {np.mean(predicted == measured):.0%} exact, at most "
+          f"{np.max(abs(predicted - measured) / measured):.1%} off")
+    assert abs(predicted.sum() - measured.sum()) <= TOLERANCE * measured.sum()
+
+
+def plain_work(machine: Config, nonzero: np.ndarray, outputs: int = 4) -> LayerWork:
+    """All channels on array 0, in vectors of one channel."""
+    channels = len(nonzero)
+    lists = [ListWork(np.arange(channels), np.ones(channels, bool))]
+    lists += [ListWork(np.zeros(0, np.int64), np.zeros(0, bool))] * (machine.arrays - 1)
+    return LayerWork(nonzero=nonzero, taps=np.full(channels, 0b111_111_111), lists=lists, outputs=outputs)
+
+
+def test_tap_counts_are_those_of_a_loop_over_pixels() -> None:
+    rng = np.random.default_rng(1)
+    nonzero, taps = rng.random((5, 2, 3, 4)) < 0.5, rng.integers(1, 512, 5)
+    for wrap in (False, True):
+        counts = tap_counts(nonzero, taps, wrap).reshape(nonzero.shape)
+        for c, n, h, w in np.ndindex(nonzero.shape):
+            expected = 0
+            for tap in range(9):
+                y, x = h + tap // 3 - 1, w + tap % 3 - 1
+                if taps[c] >> tap & 1 and (wrap or (0 <= y < 3 and 0 <= x < 4)):
+                    expected += nonzero[c, n, y % 3, x % 4]
+            assert counts[c, n, h, w] == expected
+
+
+def test_nonzeros_and_skipped_zeros_make_up_the_taps_inside_the_image() -> None:
+    machine = replace(TINY, dense=0, sparse=1)
+    nonzero = np.random.default_rng(2).random((6, 2, 3, 5)) < 0.4
+    counters = predict(machine, plain_work(machine, nonzero)).array[0]
+    inside = 6 * 2 * (3 * 3 - 2) * (3 * 5 - 2)
+    assert inside_taps(plain_work(machine, nonzero), 0) == inside
+    assert counters["nonzeros"] + counters["skipped"] == inside
+    assert counters["nonzeros"] <= counters["steps"]
+
+
+def test_a_dense_layer_of_sparse_rows_takes_a_cycle_per_tap_and_little_more() -> None:
+    machine = replace(TINY, dense=0, sparse=1)
+    counters = predict(machine, replace(plain_work(machine, np.ones((40, 1, 8, 8), bool)), wrap=True))
+    assert counters.array[0]["busy"] == 40 * 9 * 16
+    assert counters.cycles < 1.02 * 40 * 9 * 16
+
+
+def test_rows_are_skewed_as_in_the_hardware() -> None:
+    for rows in range(2, 129):
+        assert skews(rows) == hw_skews(rows)
+
+
+def trace_layers() -> list[TraceLayer]:
+    rng = np.random.default_rng(3)
+    density = 0.6 * rng.random((32, 1, 1, 1))   # all below the threshold
+    return [TraceLayer("random", step, rng.random((32, 4, 8, 8)) < density, np.full(32, 0b111_111_111), 16)
+            for step in range(2)]
+
+
+def test_no_layer_of_a_sweep_beats_its_bound_and_balance_beats_threshold() -> None:
+    machine: Timing = replace(preset("default"), dense=1, sparse=1, dense_taps=1)
+    seen: list[int] = []
+    totals = sweep(trace_layers(), {"balance": (machine, "balance"), "threshold": (machine, "threshold")},
+                   progress=lambda layer: seen.append(layer.step))
+    assert seen == [0, 1]
+    for total in totals.values():
+        assert all(counters.cycles >= least for counters, least in total.layers.values())
+        assert total.bound <= total.cycles
+    assert totals["balance"].cycles < totals["threshold"].cycles
+
+
+def test_labels_move_channels_between_arrays() -> None:
+    machine = replace(preset("default"), dense=1, sparse=1, dense_taps=1)
+    layer = trace_layers()[0]
+    labels = label(machine, layer, "threshold")
+    work = layer_work(machine, layer, labels)
+    assert labels.sparse.all()
+    assert work.lists[1].position.tolist() == np.flatnonzero(~labels.dead).tolist()
+    some = replace(labels, sparse=np.arange(32) % 3 == 0)
+    assert layer_work(machine, layer, some).lists[0].position.tolist() == np.flatnonzero(~some.sparse).tolist()
+    assert bound(machine, work) > 0
+    assert set(CAUSES) <= predict(machine, work).array[0].keys()
