@@ -90,6 +90,22 @@ def space_to_depth(tensor: Tensor) -> Tensor:
     return Tensor(values, tensor.fmt)
 
 
+def depth_to_space(tensor: Tensor) -> Tensor:
+    """Undo `space_to_depth`: [4C, N, H, W] to [C, N, 2H, 2W].
+
+    Raises
+    ------
+    ValueError
+        If the channels are no multiple of 4.
+    """
+    channels, samples, height, width = tensor.shape
+    if channels % 4:
+        raise ValueError(f"depth-to-space needs a multiple of 4 channels, not {channels}")
+    blocks = tensor.values.reshape(channels // 4, 2, 2, samples, height, width)
+    values = blocks.transpose(0, 3, 4, 1, 5, 2).reshape(channels // 4, samples, 2 * height, 2 * width)
+    return Tensor(values, tensor.fmt)
+
+
 def space_to_depth_weights(weights: ArrayLike) -> Int64Array:
     """Weights of a stride-2 3x3 convolution, rewritten for stride 1 over the space-to-depth tensor.
 

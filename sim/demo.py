@@ -1,9 +1,11 @@
 """The demo: real layers of a trained diffusion model on the emitted Verilog, compared with the golden model.
 
-It emits the engine's Verilog, compiles it to a simulation, runs layers of the network on real activations of several
-time steps, and compares the whole activation memory after each with the golden model's, nibble by nibble. A table goes
-to the screen, and with all counters to layers.json and layers.csv beside the picture demo.png. The exit code is 0 if
-every layer is exact, 1 if any differs or none could run, 2 if an argument is wrong.
+It emits the engine's Verilog, compiles it to a simulation and runs the network's layers on it, at several time steps
+of real sampling: each layer reads what the layers before it wrote, and deals its channels out to the dense and the
+sparse array by the labels that the hardware's detector gave them. After each layer the whole activation memory is
+compared with the golden model's, nibble by nibble, and so are the new labels. A table goes to the screen, and with all
+counters to layers.json and layers.csv beside the picture demo.png. The exit code is 0 if every layer is exact, 1 if any
+differs or none could run, 2 if an argument is wrong.
 
 examples:
   python -m sim.demo                                        all layers, steps 0, 9 and 17, default preset
@@ -18,6 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from golden.conv import AccumulatorOverflow
@@ -28,17 +31,22 @@ from hw.gen import TOP, convert
 
 from .engine import FastEngine
 from .fast import FastSim, Hang
-from .measure import STALLS, Measured, measure
+from .measure import STALLS, Measured
+from .network import NetworkRun
 from .report import Table, announced, to_csv, write_whole
 from .toolchain import ToolError
 
 __all__ = ["main"]
 
-COLUMNS = {"layer": -9, "step": 4, "  C x N x H x W -> K, kernel": -28, "zeros": 5, "cycles": 6, "ideal": 6,
-           "eff.": 6, "MAC/cyc": 7, "peak": 6, **{cause: max(5, len(cause)) for cause in (*STALLS, "ends")}, "exact": 5}
-LEGEND = """eff. = ideal / cycles: an ideal array takes a kernel line of a channel per cycle; peak = MAC/cyc / {peak};
-waiting for: fetch = activations, weights = a k-tile, drain = scale units, post = post-processor, write = its writes;
-ends = the layer's beginning and end"""
+COLUMNS = {"step": 4, "layer": -9, "  C x N x H x W -> K, kernel": -28, "zeros": 5, "dense": 5, "sparse": 6, "dead": 4,
+           "labels": -8, "cycles": 6, "2 dense": 7, "gain": 5, "mul.d": 5, "mul.s": 5,
+           **{cause: max(5, len(cause)) for cause in (*STALLS, "ends")}, "exact": 5}
+LEGEND = """dense, sparse, dead = input channels on dense and sparse arrays, and left out; labels = made by the detector
+when it wrote the inputs, or written by the host; 2 dense = cycles of two dense arrays that know no zeros (cycle model;
+"-": they cannot run 8-bit layers); gain = 2 dense / cycles; mul.d, mul.s = share of a row's cycles in which it
+multiplied, of dense and of sparse arrays; then cycles in which an array waited, mean of the arrays: fetch = for
+activations, weights = for a k-tile, drain = for scale units, post = for the post-processor or the other array,
+write = for its writes; ends = the layer's beginning and end"""
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = preset(options.preset)
         workload = Workload(channels=options.channels, samples=options.samples)
-        jobs = [real_layer(name, step, workload) for name in options.layers for step in options.steps]
+        names = [name for name in LAYERS if name in options.layers]
+        names += [name for name in options.layers if name not in LAYERS]     # for real_layer to refuse
+        jobs = [real_layer(name, step, workload) for step in options.steps for name in names]
     except (ConfigError, ValueError) as error:
         print(f"sim.demo: {error}", file=sys.stderr)
         return 2
@@ -80,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> int:
     started = time.perf_counter()
-    with announced(f"1/4 emitting Verilog: preset {config.name}, {config.rows} x {config.cols}, {config.dense} dense "
-                   f"array, {config.peak_macs} multipliers"):
+    with announced(f"1/4 emitting Verilog: preset {config.name}, {config.rows} x {config.cols}, dense arrays: "
+                   f"{config.dense}, sparse: {config.sparse}, {config.peak_macs} multipliers"):
         emitted = convert(TOP, config)
         verilog = emitted.write(out)[0]
     lines = emitted.verilog.count("\n")
@@ -89,7 +99,7 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
     with announced("2/4 compiling it to a simulation (a minute the first time, then kept)"):
         sim = FastSim.build(verilog, emitted.top, build)
     print("3/4 running layers of the trained network; after each, the whole activation memory "
-          f"({config.act_nibbles:,} nibbles) is compared\n")
+          f"({config.act_nibbles:,} nibbles) is compared, and the labels\n")
     with sim:
         sim.reset()
         runs, refused = _run(FastEngine(config, sim), jobs)
@@ -101,12 +111,11 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
         return 1
     wrong = [(real, measured) for real, measured in runs if not measured.exact]
     for real, measured in wrong:
-        print(f"DIFFERENT: {real.layer.name} at step {real.step}: {measured.wrong} of {config.act_nibbles} nibbles, "
-              f"the first at address {measured.first_wrong}")
-    cycles, macs = (sum(getattr(measured, item) for _, measured in runs) for item in ("cycles", "macs"))
-    print(f"\n{len(runs) - len(wrong)} of {len(runs)} layers exact; {cycles:,} cycles at {macs / cycles:.0f} MAC/cycle "
-          f"({100 * macs / cycles / config.peak_macs:.1f} % of peak); {simulated:,} cycles simulated with loading and "
-          "reading memory")
+        first = f", the first at address {measured.first_wrong}" if measured.wrong else ""
+        print(f"DIFFERENT: {real.layer.name} at step {real.step}: {measured.wrong} of {config.act_nibbles} nibbles"
+              f"{first}; {measured.wrong_labels} of {measured.layer.out_shape[0]} labels")
+    print(_summary(config, [measured for _, measured in runs]))
+    print(f"{simulated:,} cycles simulated with loading and reading memory")
 
     rows = [{"step": real.step} | measured.to_json() for real, measured in runs]
     report = {"configuration": config.to_json(), "verilog_sha256": emitted.manifest["sha256"], "layers": rows,
@@ -130,35 +139,58 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
 def _run(engine: FastEngine, jobs: Sequence[RealLayer]) -> tuple[list[tuple[RealLayer, Measured]], dict[str, str]]:
     """Run the layers, printing a line for each; return what was measured, and which layers were refused and why."""
     runs, refused = [], {}
+    network = NetworkRun(engine)
     table = Table(COLUMNS)
     print(table.head())
     for real in jobs:
         try:
-            measured = measure(engine, real.layer)
+            measured = network.run(real)
         except (LayerError, AccumulatorOverflow) as error:
             name = real.layer.name
             refused[name] = str(error).removeprefix(f"layer {name!r}").lstrip(": ")
             continue
         runs.append((real, measured))
         print(table.line(_cells(real, measured)), flush=True)
-    print(LEGEND.format(peak=engine.config.peak_macs))
+    print(LEGEND)
     return runs, refused
 
 
 def _cells(real: RealLayer, measured: Measured) -> list[object]:
-    layer, size = real.layer, real.layer.weights.shape[-1]
+    layer, size = measured.layer, measured.layer.weights.shape[-1]
     channels, samples, height, width = layer.in_shape
     shape = f"{channels:5} x {samples} x {height} x {width} -> {len(layer.weights)}, {size}x{size}"
-    return [layer.name, real.step, shape, f"{100 * measured.zeros:.0f} %", measured.cycles, measured.ideal,
-            f"{100 * measured.efficiency:.1f} %", f"{measured.macs_per_cycle:.0f}",
-            f"{100 * measured.macs_per_cycle / measured.config.peak_macs:.1f} %",
+    baseline = measured.dense_cycles
+    multiplying = [measured.kind_utilisation(kind) for kind in ("dense", "sparse")]
+    return [real.step, layer.name, shape, f"{100 * measured.zeros:.0f} %", *measured.channels.values(),
+            "detector" if measured.by_detector else "host", measured.cycles,
+            "-" if baseline is None else baseline, "-" if baseline is None else f"{baseline / measured.cycles:.2f}",
+            *("-" if share is None else f"{100 * share:.0f} %" for share in multiplying),
             *(f"{measured.causes[cause]:.0f}" for cause in (*STALLS, "ends")), "yes" if measured.exact else "NO"]
+
+
+def _summary(config: Config, runs: Sequence[Measured]) -> str:
+    """What all layers together came to."""
+    exact = sum(measured.exact for measured in runs)
+    cycles = sum(measured.cycles for measured in runs)
+    lines = [f"\n{exact} of {len(runs)} layers exact, memory and labels; {cycles:,} cycles"]
+    four_bit = [measured for measured in runs if measured.dense_cycles is not None]
+    if four_bit:
+        ours = sum(measured.cycles for measured in four_bit)
+        dense = sum(measured.dense_cycles or 0 for measured in four_bit)
+        kinds = f"{config.dense} dense + {config.sparse} sparse"
+        lines.append(f"4-bit layers: {ours:,} cycles on {kinds} ({config.peak_macs} multipliers), {dense:,} on 2 dense "
+                     f"({replace(config, dense=2, sparse=0).peak_macs} multipliers): {dense / ours:.2f} times as fast")
+    predicted = sum(measured.predicted.cycles == measured.cycles for measured in runs)
+    worst = max(abs(measured.predicted.cycles / measured.cycles - 1) for measured in runs)
+    lines.append(f"The cycle model predicts {predicted} of the {len(runs)} layers to the cycle, the others within "
+                 f"{100 * worst:.2f} %")
+    return "\n".join(lines)
 
 
 def _title(config: Config, wrong: Sequence[object]) -> str:
     verdict = "NOT bit-exact" if wrong else "bit-exact"
-    return (f"Trained diffusion model on the emitted Verilog: {config.name} preset, {config.peak_macs} multipliers, "
-            f"{verdict}")
+    return (f"Trained diffusion model on the emitted Verilog: {config.name} preset, {config.dense} dense + "
+            f"{config.sparse} sparse array, {verdict}")
 
 
 if __name__ == "__main__":

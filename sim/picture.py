@@ -1,4 +1,4 @@
-"""The demo's picture: where the multipliers' cycles went, and the maps that the hardware computed."""
+"""The demo's picture: what each array did in the cycles of each layer, and the maps that the hardware computed."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,27 +7,24 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from golden.formats import Int64Array
+from golden.formats import Int64Array, Tensor
 from golden.layer import Transform
+from golden.layout import depth_to_space
 from golden.workload.layers import RealLayer
 
-from .measure import STALLS, Measured
+from .measure import Measured
 
 __all__ = ["draw"]
 
 CHANNELS = 8
 COLOURS = {
-    "multiplying, activation not 0": "#1b6ca8",
-    "multiplying, activation 0": "#8fc1e3",
-    "busy, multiplier without work": "#d9d9d9",
-    "stall: fetch": "#f2c14e",
-    "stall: weights": "#f78154",
-    "stall: drain": "#b4436c",
-    "stall: post": "#5b3758",
-    "stall: write": "#3d8361",
-    "begin and end": "#404040",
+    "dense array multiplies, activation not 0": "#1b6ca8",
+    "dense array multiplies by 0": "#8fc1e3",
+    "sparse array multiplies": "#2e8b57",
+    "the array's rows wait or are done": "#e4e4e4",
 }
 
 Runs = Sequence[tuple[RealLayer, Measured]]
@@ -38,7 +35,7 @@ def draw(runs: Runs, title: str) -> bytes:
     by_layer: dict[str, list[Measured]] = {}
     for real, measured in runs:
         by_layer.setdefault(real.layer.name, []).append(measured)
-    height = 2.2 + 0.27 * len(by_layer)
+    height = 2.2 + 0.3 * len(by_layer)
     figure = Figure(figsize=(11, height + 6.2), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12, fontweight="bold", y=0.995)
@@ -50,34 +47,42 @@ def draw(runs: Runs, title: str) -> bytes:
     return image.getvalue()
 
 
-def _shares(measured: Sequence[Measured]) -> dict[str, float]:
-    """Percent of the multipliers' cycles, by the names of `COLOURS`."""
-    peak = measured[0].config.peak_macs
-    cycles = sum(run.cycles for run in measured)
-    causes = {cause: sum(run.causes[cause] for run in measured) for cause in ("busy", *STALLS, "ends")}
-    macs = sum(run.macs for run in measured) / peak
-    nonzero = sum(run.nonzero_macs for run in measured) / peak
-    spent = [nonzero, macs - nonzero, causes["busy"] - macs, *(causes[cause] for cause in STALLS), causes["ends"]]
-    return {name: 100 * value / cycles for name, value in zip(COLOURS, spent, strict=True)}
+def _shares(measured: Sequence[Measured], dense: bool) -> list[float]:
+    """Percent of the row cycles of the arrays of one kind, in the order of `COLOURS`."""
+    config = measured[0].config
+    arrays = range(config.dense) if dense else range(config.dense, config.arrays)
+    total = config.rows * len(arrays) * sum(run.cycles for run in measured)
+    steps = sum(run.counters.array[array]["steps"] for run in measured for array in arrays)
+    if not dense:
+        return [0, 0, 100 * steps / total, 100 - 100 * steps / total]
+    # With several taps per step a step multiplies as long as one of them is not 0; count the share of its taps.
+    nonzero = sum(run.nonzero_share(array) * run.counters.array[array]["steps"] for run in measured for array in arrays)
+    return [100 * nonzero / total, 100 * (steps - nonzero) / total, 0, 100 - 100 * steps / total]
 
 
 def _bars(figure: SubFigure, by_layer: Mapping[str, Sequence[Measured]]) -> None:
-    figure.subplots_adjust(left=0.1, right=0.74, top=0.85, bottom=0.11)
+    figure.subplots_adjust(left=0.1, right=0.74, top=0.87, bottom=0.11)
     axes = figure.add_subplot()
+    config = next(iter(by_layer.values()))[0].config
     for place, measured in enumerate(by_layer.values()):
-        left = 0.0
-        for part, share in _shares(measured).items():
-            axes.barh(place, share, left=left, color=COLOURS[part], height=0.75, label=part if place == 0 else None)
-            left += share
-        cycles, macs, ideal = (sum(getattr(run, item) for run in measured) for item in ("cycles", "macs", "ideal"))
-        axes.text(101, place, f"{macs / cycles:5.0f} MAC/cycle, {100 * ideal / cycles:.1f} % of ideal",
-                  va="center", fontsize=8, family="monospace")
+        for dense, offset in ((True, -0.2), (False, 0.2)):
+            if not (config.dense if dense else config.sparse):
+                continue
+            left = 0.0
+            for colour, share in zip(COLOURS.values(), _shares(measured, dense), strict=True):
+                axes.barh(place + offset, share, left=left, color=colour, height=0.38)
+                left += share
+        cycles = sum(run.cycles for run in measured)
+        baseline = [run.dense_cycles for run in measured if run.dense_cycles is not None]
+        gain = f"{sum(baseline) / cycles:4.2f}x two dense arrays" if baseline else "8 bits: sparse array only"
+        axes.text(101, place, f"{cycles:6,} cycles, {gain}", va="center", fontsize=8, family="monospace")
     axes.set_yticks(range(len(by_layer)), list(by_layer), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the multipliers' cycles, start of the layer to its last write (%)", fontsize=8)
+    axes.set_xlabel("share of an array's cycles, all rows, start of the layer to its last write (%)", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    axes.legend(ncols=5, fontsize=7.5, loc="lower left", bbox_to_anchor=(-0.11, 1.0), frameon=False)
+    axes.legend([Patch(color=colour) for colour in COLOURS.values()], list(COLOURS), ncols=4, fontsize=7.5,
+                loc="lower left", bbox_to_anchor=(-0.11, 1.0), frameon=False)
 
 
 def _maps(figure: SubFigure, runs: Runs) -> None:
@@ -93,7 +98,7 @@ def _maps(figure: SubFigure, runs: Runs) -> None:
                     f"{fmt.name} ({fmt.min} to {fmt.max})", fontsize=10)
     axes = figure.subplots(3, len(shown), squeeze=False)
     for column, (real, measured) in enumerate(shown):
-        found, expected = (_before_transform(tensor.values, real.layer.transform)
+        found, expected = (_before_transform(tensor, real.layer.transform)
                            for tensor in (measured.written, measured.expected))
         differing = int((measured.written.values != measured.expected.values).sum())
         rows: dict[str, NDArray[Any]] = {"simulated RTL": found, "golden model": expected,
@@ -111,15 +116,11 @@ def _maps(figure: SubFigure, runs: Runs) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def _before_transform(values: Int64Array, transform: Transform) -> Int64Array:
+def _before_transform(tensor: Tensor, transform: Transform) -> Int64Array:
     """An output map as it was before the write transform."""
-    if transform == "upsample":
-        return values[:, :, ::2, ::2]
     if transform == "space_to_depth":
-        channels, samples, height, width = values.shape
-        blocks = values.reshape(channels // 4, 2, 2, samples, height, width).transpose(0, 3, 4, 1, 5, 2)
-        return blocks.reshape(channels // 4, samples, 2 * height, 2 * width)
-    return values
+        return depth_to_space(tensor).values
+    return tensor.values[:, :, ::2, ::2] if transform == "upsample" else tensor.values
 
 
 def _mosaic(maps: NDArray[Any]) -> NDArray[np.float64]:

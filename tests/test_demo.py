@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golden.detector import Labels
 from golden.formats import S4, U4, Tensor
-from golden.layer import Layer, compile_layer, place
+from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.ppu import PostParams
 from golden.workload.layers import Workload, real_layer
 from hw.config import PRESETS
 from sim import demo, measure
-from sim.measure import count_macs, ideal_cycles
+from sim.measure import Labelled, count_macs, deal, ideal_cycles
+from sim.network import LabelTable
 from sim.report import to_csv, write_whole
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -39,14 +41,34 @@ def test_demo_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
     assert report["verilog_sha256"] == json.loads((tmp_path / "sqdm.json").read_text())["sha256"]
     (row,) = report["layers"]
     assert (row["layer"], row["step"], row["exact"], row["wrong_nibbles"]) == ("e1.conv0", 9, True, 0)
-    assert row["ideal_cycles"] == 2 * 64 // 4 * 16 // 4 * 16 * 3
-    assert row["ideal_cycles"] <= row["cycles"] < 1.1 * row["ideal_cycles"]
+    assert row["dense_channels"] + row["sparse_channels"] + row["dead_channels"] == 16
+    assert min(row["dense_channels"], row["sparse_channels"]) > 0
+    assert (row["labels"], row["wrong_labels"]) == ("host", 0)
+    assert row["ideal_cycles"] < row["cycles"] == row["predicted_cycles"]
+    assert 1 < row["dense_cycles"] / (2 * 64 // 4 * 16 // 4 * 16 * 3 // 2) < 1.1
     causes = ("busy", "fetch", "weights", "drain", "post", "write", "ends")
     assert sum(row[cause] for cause in causes) == row["cycles"]
-    assert row["busy"] == row["ideal_cycles"]
     assert row["macs"] == 2 * 64 * 16 * 16 * 9
     with open(tmp_path / "layers.csv") as file:
         assert [line["cycles"] for line in csv.DictReader(file)] == [str(row["cycles"])]
+
+
+def test_demo_hands_the_detectors_labels_from_layer_to_layer(tmp_path, capsys):
+    assert run_demo(tmp_path, "--layers", "e1.conv1", "e1.conv0") == 0       # in the network's order all the same
+    assert "2 of 2 layers exact, memory and labels" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "layers.json").read_text())["layers"]
+    assert [(row["layer"], row["labels"]) for row in rows] == [("e1.conv0", "host"), ("e1.conv1", "detector")]
+
+
+def test_demo_reports_wrong_labels(tmp_path, capsys, monkeypatch):
+    def mislabelled(nonzeros, detection, golden=measure.classify):
+        labels = golden(nonzeros, detection)
+        labels.sparse[[0, 5]] ^= True
+        return labels
+
+    monkeypatch.setattr(measure, "classify", mislabelled)
+    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
+    assert "DIFFERENT: e1.conv0 at step 9: 0 of 8192 nibbles; 2 of 16 labels" in capsys.readouterr().out
 
 
 def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch):
@@ -59,20 +81,20 @@ def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(measure, "run", corrupted)
     assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
     out = capsys.readouterr().out
-    assert "DIFFERENT: e1.conv0 at step 9: 2 of 8192 nibbles, the first at address 8189" in out
+    assert "DIFFERENT: e1.conv0 at step 9: 2 of 8192 nibbles, the first at address 8189; 0 of 16 labels" in out
     assert "0 of 1 layers exact" in out
     (row,) = json.loads((tmp_path / "layers.json").read_text())["layers"]
     assert (row["exact"], row["wrong_nibbles"], row["first_wrong"]) == (False, 2, 8189)
 
 
 def test_demo_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "conv_in", "u1.skip") == 0
-    assert "not run: conv_in: s8 weights on s8 activations need a sparse array" in capsys.readouterr().out
-    assert "conv_in" in json.loads((tmp_path / "layers.json").read_text())["refused"]
+    assert run_demo(tmp_path, "--layers", "u3.conv0", "u1.skip") == 0
+    assert "not run: u3.conv0: a k-tile has 192 kernel lines; weight_depth=128" in capsys.readouterr().out
+    assert "u3.conv0" in json.loads((tmp_path / "layers.json").read_text())["refused"]
 
 
 def test_demo_fails_when_no_layer_can_run(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "conv_out") == 1
+    assert run_demo(tmp_path, "--layers", "u3.conv0") == 1
     assert "no layer could run: try --preset default" in capsys.readouterr().out
     assert not (tmp_path / "layers.json").exists()
 
@@ -117,22 +139,53 @@ def test_macs_count_the_taps_that_are_used_and_nonzero_macs_what_they_meet():
     assert count_macs(layer_of(weights, values)) == (5 * len(met), 5 * sum(met))
 
 
-@pytest.mark.parametrize(("dense_taps", "arrays", "cycles"), [(3, 1, 3 * 3 - 1), (1, 1, 9 * 3 - 4), (3, 2, 3 + 3)])
-def test_ideal_cycles_count_lines_or_taps_of_the_longest_list(dense_taps, arrays, cycles):
-    config = replace(PRESETS["tiny"], dense_taps=dense_taps, dense=arrays)
+def work_of(layer, config, sparse=()):
+    """What arrays have to do when these channels are labelled sparse."""
+    channels = layer.in_shape[0]
+    labels = Labels(np.isin(np.arange(channels), sparse), np.zeros(channels, bool), np.zeros(channels, int))
+    placement = place(layer, config)
+    image = compile_layer(layer, config, placement)
+    memory = initial_memory(layer, placement, np.zeros(config.act_nibbles, np.uint8))
+    return deal(config, layer, image, memory, [Labelled(LabelPlace(0, 0), labels)])
+
+
+@pytest.mark.parametrize(("dense_taps", "arrays", "cycles"), [
+    (3, 1, [3 * 3 - 1]), (1, 1, [9 * 3 - 4]), (3, 2, [3 + 3, 2])])
+def test_ideal_cycles_of_dense_arrays_count_the_lines_or_taps_of_their_lists(dense_taps, arrays, cycles):
+    config = replace(PRESETS["tiny"], dense_taps=dense_taps, dense=arrays, sparse=0)
     weights = np.ones((5, 3, 3, 3), np.int64)
     weights[:, 1, 0, :] = 0
     weights[:, 1, 1, 2] = 0
     layer = layer_of(weights, np.zeros((3, 2, 4, 5), np.int64))
-    image = compile_layer(layer, config, place(layer, config))
-    assert ideal_cycles(image, config) == 2 * 4 * 5 // 4 * 2 * cycles
+    assert ideal_cycles(config, work_of(layer, config)) == [2 * 4 * 5 // 4 * 2 * lines for lines in cycles]
+
+
+def test_ideal_cycles_of_a_sparse_array_count_its_nonzeros_inside_the_image():
+    config = PRESETS["tiny"]
+    values = np.zeros((3, 1, 4, 5), np.int64)
+    values[1, 0, 0, 0] = 3      # a corner: four taps
+    values[1, 0, 1, 2] = 1      # nine
+    values[2] = 7               # on the dense array
+    layer = layer_of(np.ones((5, 3, 3, 3), np.int64), values)
+    assert ideal_cycles(config, work_of(layer, config, [0, 1])) == [4 * 5 // 4 * 2 * 3, 4 * 2]
 
 
 def test_ideal_cycles_of_a_1x1_layer_are_one_per_channel():
-    config = PRESETS["tiny"]
+    config = replace(PRESETS["tiny"], sparse=0)
     layer = real_layer("u1.skip", 9, Workload(channels=16, samples=1)).layer
-    image = compile_layer(layer, config, place(layer, config))
-    assert ideal_cycles(image, config) == 64 // 4 * 16 // 4 * 32
+    placement = place(layer, config)
+    inputs = [Labelled(LabelPlace(16 * number, 0), Labels.all_dense(16)) for number in range(2)]
+    image = compile_layer(layer, config, placement, in_labels=[item.place for item in inputs])
+    memory = initial_memory(layer, placement, np.zeros(config.act_nibbles, np.uint8))
+    assert ideal_cycles(config, deal(config, layer, image, memory, inputs)) == [64 // 4 * 16 // 4 * 32]
+
+
+def test_label_table_begins_anew_when_it_is_full():
+    table = LabelTable(replace(PRESETS["tiny"], label_depth=64, label_slots=4))
+    assert table.place({"a": 16, "b": 32}) == [LabelPlace(0, 0), LabelPlace(16, 1)]
+    assert table.place({"b": 32, "c": 16}) == [LabelPlace(16, 1), LabelPlace(48, 2)]
+    assert table.place({"c": 16, "d": 1}) == [LabelPlace(0, 0), LabelPlace(16, 1)]
+    assert sorted(table.places) == ["c", "d"]
 
 
 def test_a_file_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):

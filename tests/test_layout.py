@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from golden.formats import FORMATS, S4, S8, U4, U8, Tensor, to_planes
-from golden.layout import address, load, space_to_depth, space_to_depth_weights, store, upsample2
+from golden.layout import address, depth_to_space, load, space_to_depth, space_to_depth_weights, store, upsample2
 
 SHAPES = [(1, 1, 1, 1), (3, 2, 5, 7), (2, 3, 1, 9), (5, 1, 4, 4)]
 
@@ -144,6 +144,13 @@ def test_stride_2_equals_stride_1_over_space_to_depth(shape):
     assert rewritten.shape == (5, 4 * shape[0], 3, 3)
     np.testing.assert_array_equal(padded_convolution(space_to_depth(tensor).values, rewritten),
                                   strided_convolution(tensor.values, weights))
+
+
+def test_depth_to_space_undoes_space_to_depth():
+    tensor = random_tensor((3, 2, 4, 6), U4)
+    np.testing.assert_array_equal(depth_to_space(space_to_depth(tensor)).values, tensor.values)
+    with pytest.raises(ValueError, match="multiple of 4 channels, not 3"):
+        depth_to_space(tensor)
 
 
 def test_space_to_depth_weights_refuses_other_kernels():
