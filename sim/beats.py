@@ -4,6 +4,8 @@ Addresses count beats of their space as `hw.interfaces.Space` says: the fields b
 places, beats that do not exist are never sent.
 """
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,10 +26,21 @@ from hw.interfaces import (
 
 from .words import Words, to_words
 
-__all__ = ["image_beats", "ktile_beats", "label_beats", "layer_word", "load_beats", "memory_beats", "nibbles_of_beats",
-           "policy_word"]
+__all__ = ["KTiles", "image_beats", "ktile_beats", "label_beats", "label_words", "layer_word", "load_beats",
+           "memory_beats", "nibbles_of_beats", "policy_word"]
 
 ADDRESS_BITS = 24
+
+
+class KTiles(Protocol):
+    """Weights and scale codes of k-tiles; `golden.layer.LayerImage` says what these are, and is one."""
+
+    @property
+    def weights(self) -> NDArray[np.int64]: ...
+    @property
+    def taps(self) -> NDArray[np.bool_]: ...
+    @property
+    def codes(self) -> NDArray[np.int64]: ...
 
 
 def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], values: Words,
@@ -83,7 +96,7 @@ def nibbles_of_beats(config: Config, beats: Words) -> NDArray[np.uint8]:
     return np.stack([data & 15, data >> 4], axis=-1).reshape(-1)
 
 
-def ktile_beats(config: Config, image: LayerImage) -> list[Words]:
+def ktile_beats(config: Config, image: KTiles) -> list[Words]:
     """Weights and scale codes of each k-tile; the last beat of each commits it."""
     beat_bits = (config.tap_beats - 1).bit_length()
     word, tap = np.nonzero(image.taps)
@@ -127,10 +140,15 @@ def image_beats(config: Config, image: LayerImage) -> Words:
     return np.concatenate(beats)
 
 
+def label_words(labels: Labels) -> list[int]:
+    """A tensor's labels as `hw.interfaces.label_layout` has them."""
+    return [label_layout().const({"sparse": bool(sparse), "dead": bool(dead), "bin": int(count_bin)}).as_value().value
+            for sparse, dead, count_bin in zip(labels.sparse, labels.dead, labels.bin, strict=True)]
+
+
 def label_beats(config: Config, place: LabelPlace, labels: Labels) -> Words:
     """Beats that write a tensor's labels."""
-    values = [label_layout().const({"sparse": bool(sparse), "dead": bool(dead), "bin": int(count_bin)}).as_value().value
-              for sparse, dead, count_bin in zip(labels.sparse, labels.dead, labels.bin, strict=True)]
+    values = label_words(labels)
     places = place.slot << config.label_bits | place.first + np.arange(len(values))
     return load_beats(config, Space.LABEL, places, to_words(values, config.bus_bits))
 

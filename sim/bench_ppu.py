@@ -1,8 +1,9 @@
 """Bench of the post-processor.
 
-The bench plays the arrays (a lane's accumulators one cycle after it is asked for, complete tiles sooner or later) and
-the activation memory (reads answered two cycles later while other users take the port, writes at once), and compares
-the whole memory after every layer.
+The bench plays the arrays (a lane's accumulators one cycle after it is asked for, complete tiles sooner or later), the
+scheduler (which arrays take part is only said when the lists are complete) and the activation memory (reads answered
+two cycles later while other users take the port, writes at once), and compares the whole memory and the counted
+nonzeros after every layer.
 """
 
 import random
@@ -45,9 +46,11 @@ class Bench:
         self.memory: NDArray[np.uint8] = self.data["before"][0].copy()
         self.tiles: dict[int, list[int]] = {}       # accumulators left, for each array that takes part
         self.flags: Counter[str] = Counter()
-        for name in ("start", "load_en", "residual__ready", "residual__valid"):
+        self.counted: list[Counter[tuple[int, int]]] = [Counter()]  # k-tile by k-tile, nonzeros by column and part
+        self.ended = 0
+        for name in ("start", "load_en", "residual__ready", "residual__valid", "lists_complete"):
             dut[name].value = 0
-        self._noise("layer", "load", "residual__data")
+        self._noise("layer", "load", "residual__data", "used")
         start_clock(dut)
         cocotb.start_soon(self._watch())
         cocotb.start_soon(self._serve_memory())
@@ -114,10 +117,23 @@ class Bench:
                 self.memory[(addr + place) % self.memory.size] = int(write[low + 3:low])
 
     async def _watch(self) -> None:
-        """Count what the post-processor says it does."""
+        """Count what the post-processor says it does, and add up the nonzeros that it counts."""
+        dut = self.dut
+        column_bits = (self.cols - 1).bit_length()
         while True:
-            await RisingEdge(self.dut.clk)
-            self.flags.update(flag for flag in FLAGS if self.dut[flag].value == 1)
+            await RisingEdge(dut.clk)
+            if dut.rst.value != 0:
+                continue
+            self.flags.update(flag for flag in FLAGS if dut[flag].value == 1)
+            if dut.count_en.value == 1:
+                count = int(dut.count.value)
+                column, part = count & (1 << column_bits) - 1, count >> column_bits & 3
+                self.counted[-1][column, part] += count >> column_bits + 2
+            if dut.ktile_end.value == 1:
+                self.counted.append(Counter())
+            if dut.layer_end.value == 1:
+                assert dut.ktile_end.value == 1, "a layer ends within a k-tile"
+                self.ended += 1
 
     async def run_layer(self, number: int) -> None:
         """Load, run and check one layer; the configuration is noise before and after."""
@@ -135,24 +151,40 @@ class Bench:
         tiles = from_words(data[f"{number}.tiles"])
         arrays = data[f"{number}.arrays"].tolist()
         share = len(tiles) // len(arrays)
+        self.counted, self.ended = [Counter()], 0
         dut.layer.value = self.layers[number]
         dut.start.value = 1
         await ClockCycles(dut.clk, 1)
         dut.start.value = 0
         self.tiles = {array: tiles[place * share:(place + 1) * share] for place, array in enumerate(arrays)}
+        written = self.memory.copy()
+        for _ in range(self.random.randint(0, 20)):     # the arrays are faster than the scheduler
+            self._noise("used")
+            await ClockCycles(dut.clk, 1)
+        assert (self.memory == written).all() and sum(map(len, self.tiles.values())) == len(tiles), (
+            f"layer {number}: a tile was used before the lists were complete")
+        dut.used.value = sum(1 << array for array in arrays)
+        dut.lists_complete.value = 1
         await ClockCycles(dut.clk, 1)
         for _ in range(LIMIT):
             if dut.idle.value == 1:
                 break
             await ClockCycles(dut.clk, 1)
         assert dut.idle.value == 1, f"layer {number} hangs; {self._left()} accumulators left"
-        self._noise("layer")
+        dut.lists_complete.value = 0
+        self._noise("layer", "used")
         await ClockCycles(dut.clk, 3)
         assert not self._left(), f"layer {number}: {self._left()} accumulators were never read"
         wrong = np.flatnonzero(self.memory != data["after"][number])
         first = int(wrong[0]) if wrong.size else 0
         assert not wrong.size, (f"layer {number}: {wrong.size} nibbles of memory differ, the first at {first}: "
                                 f"{self.memory[first]}, expected {data['after'][number][first]}")
+        assert self.ended == 1, f"layer {number} ended {self.ended} times"
+        for k_tile, expected in enumerate(data[f"{number}.nonzeros"]):
+            known = {place: int(count) for place, count in np.ndenumerate(expected) if count >= 0}
+            assert dict(self.counted[k_tile]) == known, (
+                f"layer {number}, k-tile {k_tile}: counted {dict(self.counted[k_tile])}, expected {known}")
+        assert len(self.counted) == len(data[f"{number}.nonzeros"]) + 1, f"layer {number}: k-tiles counted"
 
     def _left(self) -> int:
         return sum(map(len, self.tiles.values()))
@@ -188,7 +220,7 @@ async def reset_ends_a_layer(dut: Any) -> None:
         await RisingEdge(dut.busy)
         await ClockCycles(dut.clk, bench.random.randint(1, 12))
         layer.cancel()
-        dut.load_en.value = dut.start.value = 0
+        dut.load_en.value = dut.start.value = dut.lists_complete.value = 0
         bench.tiles = {}
         await reset(dut)
         await bench.run_layer(number + 3)
