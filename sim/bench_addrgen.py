@@ -1,7 +1,7 @@
 """Bench of the address generator: layer after layer, every request as computed from coordinates.
 
-The bench plays the weight memory, which says when a k-tile is loaded, and writes each layer's channel list while the
-layer before it runs.
+The bench plays the weight memory, which says when a k-tile is loaded, and the scheduler, which appends to the layer's
+channel list while the layer runs.
 """
 
 import random
@@ -28,13 +28,18 @@ class AddrgenBench(StreamBench):
         Of the stream of requests.
     load_chance : float
         Probability that a k-tile's weights are complete in a cycle in which there is room for them.
+    append_chance : float
+        Probability that an entry is appended in a cycle.
     """
 
-    def __init__(self, dut: Any, stall: float, load_chance: float) -> None:
+    def __init__(self, dut: Any, stall: float, load_chance: float, append_chance: float) -> None:
         super().__init__(dut, stall)
         self.data = vectors()
         self.random = random.Random(f"{cocotb.RANDOM_SEED}/addrgen")
         self.load_chance = load_chance
+        self.append_chance = append_chance
+        self.entries = from_words(self.data["entries"])
+        self.listed = 0         # entries in the list
         self.unloaded = int(self.data["k_tiles"].sum())
         self.loaded = 0         # k-tiles that wait to be taken
         self.stepped = 0        # k-tiles taken or skipped
@@ -49,7 +54,7 @@ class AddrgenBench(StreamBench):
         for count, k_tiles in zip(counts, self.data["k_tiles"].tolist(), strict=True):
             self.borders += [self.borders[-1] + count // k_tiles * (number + 1) for number in range(k_tiles)]
             self.empty += [count == 0] * k_tiles
-        for name in ("layer", "start", "list_index", "list_entry", "list_write", "ktile_ready"):
+        for name in ("layer", "start", "list_entry", "list_write", "list_complete", "ktile_ready"):
             dut[name].value = 0
 
     async def watch(self) -> None:
@@ -63,11 +68,15 @@ class AddrgenBench(StreamBench):
             valid, idle = int(dut.requests__valid.value), int(dut.idle.value)
             if valid and self.accepted >= self.borders[self.stepped]:
                 raise AssertionError(f"request {self.accepted} is there with only {self.stepped} k-tiles taken")
+            if dut.list_empty.value != int(self.listed == 0):
+                raise AssertionError(f"list_empty is {dut.list_empty.value} with {self.listed} entries")
+            self.listed = 0 if dut.start.value == 1 else self.listed + int(dut.list_write.value)
             if (take or skip or wait) and idle:
                 raise AssertionError(f"idle, yet ktile_take={take}, ktile_skip={skip}, wait_weights={wait}")
             if self.loaded and wait:
                 raise AssertionError("waits for weights that are loaded")
-            self.starved = 0 if self.loaded or valid or idle else self.starved + 1
+            listed = dut.list_complete.value == 1
+            self.starved = self.starved + 1 if listed and not (self.loaded or valid or idle) else 0
             if self.starved > int(self.data["rows"]) + 8 and wait == self.empty[self.stepped]:
                 raise AssertionError(f"wait_weights is {wait} after {self.starved} cycles without weights or requests")
             if take or skip:
@@ -89,25 +98,30 @@ class AddrgenBench(StreamBench):
         self.stepped += 1
 
     async def write_list(self, number: int) -> None:
-        """Write the channel list of a layer, if there is one of that number."""
-        dut, starts = self.dut, self.data["starts"].tolist()
-        entries = from_words(self.data["entries"])
-        for place in range(starts[number], starts[number + 1]) if number + 1 < len(starts) else ():
-            dut.list_index.value = int(self.data["indices"][place])
-            dut.list_entry.value = entries[place]
+        """Append the channel list of a layer, entry by entry, and complete it."""
+        dut = self.dut
+        dut.list_complete.value = 0
+        for entry in self.entries[self.data["starts"][number]:self.data["starts"][number + 1]]:
+            while self.random.random() >= self.append_chance:
+                await RisingEdge(dut.clk)
+            dut.list_entry.value = entry
             dut.list_write.value = 1
             await RisingEdge(dut.clk)
-        dut.list_write.value = 0
+            dut.list_write.value = 0
+            dut.list_entry.value = self.random.getrandbits(len(dut.list_entry))
+        while self.random.random() >= self.append_chance:
+            await RisingEdge(dut.clk)
+        dut.list_complete.value = 1
 
     async def run_layer(self, number: int, payload: int) -> None:
-        """Start a layer, write the next one's list meanwhile, and wait until it is done."""
+        """Start a layer, append to its list meanwhile, and wait until it is done."""
         dut = self.dut
         dut.layer.value = payload
         dut.start.value = 1
         self.span = (0, 0)
         await RisingEdge(dut.clk)
         dut.start.value = 0
-        await self.write_list(number + 1)
+        await self.write_list(number)
         for _ in range(STEP_LIMIT):
             await RisingEdge(dut.clk)
             if dut.idle.value == 1:
@@ -124,7 +138,6 @@ class AddrgenBench(StreamBench):
         """Reset, and run all layers, with up to `pause` idle cycles between them."""
         self.expect("requests", from_words(self.data["requests"]))
         await self.reset()
-        await self.write_list(0)
         cocotb.start_soon(self.watch())
         for number, payload in enumerate(from_words(self.data["layers"])):
             for _ in range(self.random.randint(0, pause)):
@@ -148,33 +161,33 @@ class GaplessBench(AddrgenBench):
 
 
 @cocotb.test()
-@cocotb.parametrize(load_chance=[0.02, 0.3])
-async def requests_of_every_layer(dut: Any, load_chance: float) -> None:
+@cocotb.parametrize(load_chance=[0.02, 0.3], append_chance=[0.1, 1.0])
+async def requests_of_every_layer(dut: Any, load_chance: float, append_chance: float) -> None:
     """Every layer's requests in order, whatever stalls; no k-tile begins before its weights are there."""
-    await AddrgenBench(dut, 0.3, load_chance).run(pause=3)
+    await AddrgenBench(dut, 0.3, load_chance, append_chance).run(pause=3)
 
 
 @cocotb.test()
 async def long_lists_leave_no_gap(dut: Any) -> None:
-    """With weights there and nobody stalling, a tile of more than `rows` kernel lines costs one cycle per line.
+    """With weights there and nobody stalling, a tile of more than `rows` reads costs one cycle per read.
 
     Layers follow each other at once.
     """
-    await GaplessBench(dut, 0.0, 1.0).run(pause=0)
+    await GaplessBench(dut, 0.0, 1.0, 1.0).run(pause=0)
 
 
 @cocotb.test()
 async def reset_forgets_a_layer(dut: Any) -> None:
     """A reset in the middle of a layer, with a request on offer, leaves nothing behind."""
-    bench = AddrgenBench(dut, 0.3, 0.3)
+    bench = AddrgenBench(dut, 0.3, 0.3, 1.0)
     dut.requests__ready.value = 0
     await bench.reset()
-    await bench.write_list(0)
     dut.layer.value = from_words(bench.data["layers"])[0]
     dut.ktile_ready.value = 1
     dut.start.value = 1
     await ClockCycles(dut.clk, 1)
     dut.start.value = 0
+    await bench.write_list(0)
     dut.requests__ready.value = 1
     await ClockCycles(dut.clk, 3 * int(bench.data["rows"]))
     dut.ktile_ready.value = 0

@@ -1,6 +1,5 @@
-"""Bench of the window fetcher: requests in, both memories read in one cycle, windows out in order."""
+"""Bench of the window fetcher: requests in, the memory read in the same cycle, windows out in order."""
 
-import random
 from typing import Any
 
 import cocotb
@@ -14,7 +13,7 @@ __all__ = ["request_per_cycle", "reset_forgets_windows", "windows_in_order"]
 
 
 class FetcherBench(StreamBench):
-    """Streams, both memories, and what must hold in every cycle.
+    """Streams, the memory, and what must hold in every cycle.
 
     Attributes
     ----------
@@ -29,13 +28,10 @@ class FetcherBench(StreamBench):
         self.count = len(data["reads"])
         self.depth = int(data["depth"])
         self.most = 0
-        self.reads = list(zip(data["halves"].tolist(), data["weight_reads"].tolist(), strict=True))
-        self.words = from_words(data["weights"])
         self.port = ReadPort(dut, "memory", data["reads"].tolist(), from_words(data["answers"]), stall)
-        dut.weights.value = 0
 
     async def start(self) -> None:
-        """Reset, then let streams and memories work."""
+        """Reset, then let streams and memory work."""
         self.send("requests", from_words(self.data["requests"]))
         self.expect("windows", from_words(self.data["windows"]), stall=self.window_stall)
         await self.reset()
@@ -43,26 +39,18 @@ class FetcherBench(StreamBench):
         cocotb.start_soon(self._watch())
 
     async def _watch(self) -> None:
-        """Answer weight reads two cycles later; compare `idle` and the number of windows with what was taken."""
-        dut, noise = self.dut, random.Random(f"{cocotb.RANDOM_SEED}/weights")
+        """Compare `idle` and the number of windows with what was taken."""
+        dut = self.dut
         issued = popped = 0
-        due: int | None = None
         while True:
             await RisingEdge(dut.clk)
             if dut.idle.value != int(issued == popped):
                 raise AssertionError(f"idle is {dut.idle.value} after {issued} requests and {popped} windows")
             read = dut.memory__en.value == 1 and dut.memory__ready.value == 1
-            for name in ("weight_en", "requests__ready"):
-                if dut[name].value != int(read):
-                    raise AssertionError(f"{name} is {dut[name].value} in a cycle in which the memory is read: {read}")
-            dut.weights.value = noise.getrandbits(len(dut.weights)) if due is None else self.words[due]
-            due = None
-            if read:
-                got = int(dut.weight_half.value), int(dut.weight_addr.value)
-                if got != self.reads[issued]:
-                    raise AssertionError(f"weight read {issued} is of (half, word) {got}, not {self.reads[issued]}")
-                due = issued
-                issued += 1
+            if dut.requests__ready.value != int(read):
+                raise AssertionError(f"requests__ready is {dut.requests__ready.value} in a cycle in which the memory "
+                                     f"is read: {read}")
+            issued += read
             popped += dut.windows__valid.value == 1 and dut.windows__ready.value == 1
             self.most = max(self.most, issued - popped)
 

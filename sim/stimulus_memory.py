@@ -1,23 +1,24 @@
-"""Traces for the blocks of the memory path that speak in cycles: activation memory, port arbiter, weight memory.
+"""Traces for the blocks of the memory path that speak in cycles: activation memory, port arbiter, weight memories.
 
-What the blocks must answer follows from a flat array of nibbles and from counts of k-tiles; -1 is a nibble that was
+What the blocks must answer follows from flat arrays of nibbles and from counts of k-tiles; -1 is a nibble that was
 never written. Sizes and layouts are those of the block's interface, its way of computing is not looked at.
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import LINE_TAPS, Config
+from hw.gen import ARBITER_USERS
 from hw.interfaces import Space, load_layout, write_layout
 
 from .trace import Trace, join, known_bits
 from .words import Words
 
-__all__ = ["ARBITER_USERS", "actmem", "arbiter", "weights"]
+__all__ = ["actmem", "arbiter", "line_weights", "scales", "tap_weights", "weight_halves"]
 
-ARBITER_USERS = 3
 READ_CYCLES = 2     # from a read of the activation memory, or of a weight word, to its answer
 WRITE_CYCLES = 2    # from a write to the first read that sees it
 
@@ -95,77 +96,94 @@ def arbiter(config: Config, rng: np.random.Generator, cycles: int = 600) -> dict
     return trace.vectors()
 
 
-class _Halves:
-    """What the two halves of a weight memory hold, -1 where nothing was loaded, and how beats get there."""
+def _loads(trace: Trace, config: Config, rng: np.random.Generator, space: Space, memory: NDArray[np.int64],
+           cycles: int) -> Iterator[tuple[int, int]]:
+    """Load random beats, one half at a time; yield each cycle and the half that may be read in it.
 
-    def __init__(self, config: Config, rng: np.random.Generator) -> None:
-        self.config, self.rng = config, rng
-        self.weights = np.full((2, config.weight_depth, LINE_TAPS, config.tap_beats * config.bus_nibbles), -1)
-        self.codes = np.full((2, config.scale_depth, config.scale_beats * config.bus_nibbles // 2), -1)
-
-    def beat(self, space: Space, half: int) -> tuple[int, int]:
-        """Load a random beat; return its address and data."""
-        config, rng = self.config, self.rng
-        nibbles = rng.integers(16, size=config.bus_nibbles)
-        if space is Space.WEIGHT:
-            word, tap, beat = (int(rng.integers(n)) for n in (config.weight_depth, LINE_TAPS, config.tap_beats))
-            self.weights[half, word, tap].reshape(-1, config.bus_nibbles)[beat] = nibbles
-            places = 1 << (config.tap_beats - 1).bit_length()
-            return (word * 4 + tap) * places + beat, join(nibbles, 4)
-        word, beat = (int(rng.integers(n)) for n in (config.scale_depth, config.scale_beats))
-        self.codes[half, word].reshape(-1, config.bus_nibbles // 2)[beat] = nibbles[::2] + 16 * nibbles[1::2]
-        places = 1 << (config.scale_beats - 1).bit_length()
-        return word * places + beat, join(nibbles, 4)
-
-
-def weights(config: Config, rng: np.random.Generator, cycles: int = 3000) -> dict[str, Words]:
-    """Load, take, read and release k-tiles at random, as fast as the memory allows or slower.
-
-    Weight words are read from the k-tile taken last, scale words from any that is not yet released: the array is behind
-    the fetcher. Beats of other spaces go by meanwhile.
+    `memory` [half, word, beat, nibble] is what was loaded before the cycle. Beats of other spaces go by, and beats that
+    are not taken.
     """
-    trace, halves, layout = Trace(), _Halves(config, rng), load_layout(config)
-    loading = 0
-    loaded: deque[int] = deque()    # halves that wait to be taken, and that are in the array's hands
-    taken: deque[int] = deque()
-    chance = {"load": 0.5, "commit": 0.1, "take": 0.1, "release": 0.1}
+    layout, loading = load_layout(config), 0
+    _, words, beats, _ = memory.shape
+    places = 1 << (beats - 1).bit_length()
     for cycle in range(cycles):
-        if cycle % 300 == 0:    # whose turn it is to be slow
-            chance = {name: float(rng.choice([0.03, 0.1, 0.5])) for name in chance} | {"load": rng.choice([0.3, 1])}
-        room = len(loaded) + len(taken) < 2
-        trace.expect(cycle, "load_ready", room)
-        trace.expect(cycle, "ready", bool(loaded))
-
-        if taken and rng.random() < 0.5:
-            half, word = taken[-1], int(rng.integers(config.weight_depth))
-            trace.drive(cycle, weight_en=1, weight_half=half, weight_addr=word)
-            known = known_bits(halves.weights[half, word, :, :config.cols].reshape(-1), 4)
-            trace.expect(cycle + READ_CYCLES, "weights", *known)
-        if taken and rng.random() < 0.5:
-            half, word = int(rng.choice(taken)), int(rng.integers(config.scale_depth))
-            trace.drive(cycle, scale_en=1, scale_half=half, scale_addr=word)
-            trace.expect(cycle + 1, "codes", *known_bits(halves.codes[half, word, :config.cols], 8))
-
-        take = bool(loaded) and rng.random() < chance["take"]
-        # An array without channels takes and releases a k-tile in one cycle.
-        release = bool(taken or take) and rng.random() < chance["release"]
-        trace.drive(cycle, take=take, release=release)
-        space = Space(int(rng.integers(len(Space))))
-        enable = rng.random() < chance["load"]
-        address, data = int(rng.integers(1 << 24)), join(rng.integers(16, size=config.bus_nibbles), 4)
-        commit = False
-        if space in (Space.WEIGHT, Space.SCALE):
-            enable = enable and room
-            commit = rng.random() < chance["commit"]
-            if enable:
-                address, data = halves.beat(space, loading)
-        beat = {"data": data, "address": address, "space": space, "commit": commit}
-        trace.drive(cycle, load=layout.const(beat).as_value().value, load_en=enable)
-        if take:
-            taken.append(loaded.popleft())
-        if release:
-            taken.popleft()
-        if enable and commit:
-            loaded.append(loading)
+        if rng.random() < 0.02:
             loading ^= 1
+        yield cycle, 1 - loading
+        nibbles = rng.integers(16, size=config.bus_nibbles)
+        ours, enable = rng.random() < 0.7, rng.random() < 0.8
+        word, beat = int(rng.integers(words)), int(rng.integers(beats))
+        if space is Space.WEIGHT and word % 4 == LINE_TAPS:
+            word -= 1   # four places, but three taps
+        other = rng.choice([which.value for which in Space if which != space])
+        fields = {"data": join(nibbles, 4), "space": space if ours else Space(int(other)),
+                  "address": word * places + beat, "commit": int(rng.integers(2))}
+        trace.drive(cycle, load__beat=layout.const(fields).as_value().value, load__en=enable, load__half=loading)
+        if ours and enable:
+            memory[loading, word, beat] = nibbles
+
+
+def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
+    """Load and read kernel-line words; with one tap per cycle, ask for each of the three."""
+    trace = Trace()
+    memory = np.full((2, config.weight_depth * 4, config.tap_beats, config.bus_nibbles), -1)
+    for cycle, half in _loads(trace, config, rng, Space.WEIGHT, memory, cycles):
+        if rng.random() < 0.3:
+            continue
+        word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
+        trace.drive(cycle, en=1, half=half, addr=word)
+        trace.drive(cycle + 1, select=1 << tap)
+        line = memory[half, 4 * word:4 * word + LINE_TAPS].reshape(LINE_TAPS, -1)[:, :config.cols]
+        asked = line[tap] if config.dense_taps == 1 else line.reshape(-1)
+        trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
+    return trace.vectors()
+
+
+def tap_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
+    """Load and read tap words: of a kernel-line word, those of its three taps lie one behind the other."""
+    trace = Trace()
+    memory = np.full((2, config.weight_depth * 4, config.tap_beats, config.bus_nibbles), -1)
+    for cycle, half in _loads(trace, config, rng, Space.WEIGHT, memory, cycles):
+        if rng.random() < 0.3:
+            continue
+        word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
+        trace.drive(cycle, en=1, addr=half * config.tap_words + LINE_TAPS * word + tap)
+        asked = memory[half, 4 * word + tap].reshape(-1)[:config.cols]
+        trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
+    return trace.vectors()
+
+
+def scales(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
+    """Load and read scale words."""
+    trace = Trace()
+    memory = np.full((2, 1 << config.scale_bits, config.scale_beats, config.bus_nibbles), -1)
+    for cycle, half in _loads(trace, config, rng, Space.SCALE, memory, cycles):
+        if rng.random() < 0.3:
+            continue
+        word = int(rng.integers(1 << config.scale_bits))
+        trace.drive(cycle, en=1, half=half, addr=word)
+        asked = memory[half, word].reshape(-1)[:2 * config.scale_units]
+        trace.expect(cycle + 1, "codes", *known_bits(asked, 4))
+    return trace.vectors()
+
+
+def weight_halves(_config: Config, rng: np.random.Generator, cycles: int = 1200) -> dict[str, Words]:
+    """Complete, take and release k-tiles at random, as fast as there is room or slower."""
+    trace = Trace()
+    half = loaded = taken = 0   # k-tiles that wait to be taken, and that are in the array's hands
+    chance = dict.fromkeys(("commit", "take", "release"), 0.5)
+    for cycle in range(cycles):
+        if cycle % 100 == 0:    # whose turn it is to be slow
+            chance = {name: float(rng.choice([0.05, 0.3, 1])) for name in chance}
+        room = loaded + taken < 2
+        for name, value in (("free", room), ("half", half), ("ready", loaded > 0)):
+            trace.expect(cycle, name, value)
+        commit = room and rng.random() < chance["commit"]
+        take = loaded > 0 and rng.random() < chance["take"]
+        # An array without channels takes and releases a k-tile in one cycle.
+        release = taken + take > 0 and rng.random() < chance["release"]
+        trace.drive(cycle, commit=commit, take=take, release=release)
+        half ^= commit
+        loaded += commit - take
+        taken += take - release
     return trace.vectors()
