@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import PRESETS, Config
-from hw.fetcher import PortArbiter
-from hw.gen import BLOCKS, convert
+from hw.gen import convert
 
-from . import stimulus_compute, stimulus_fetch, stimulus_memory
+from . import stimulus_arrays, stimulus_compute, stimulus_control, stimulus_fetch, stimulus_memory
 from .runner import SIMULATORS, Outcome, run
 
 __all__ = ["BENCHES", "Bench", "Job"]
@@ -107,22 +106,31 @@ _TINY = PRESETS["tiny"]
 _SMALL_MEMORY = replace(_TINY, act_nibbles=1 << 10)
 _ODD = replace(_TINY, rows=3, cols=5, lanes_per_scale=2, bus_bits=128, scale_exp_bits=4, acc_bits=36)
 
+# Arrays, with few weights, and accumulators that hold whatever is drawn.
+_ARRAY = replace(_TINY, weight_depth=16, scale_depth=4, acc_bits=40)
+_ARRAY_ODD = replace(_ARRAY, rows=3, cols=5, lanes_per_scale=2, bus_bits=128, scale_exp_bits=4, fifo_depth=2)
+_ARRAY_TALL = replace(_ARRAY, rows=7, cols=2, lanes_per_scale=1, fifo_depth=5)
+
 # The memory path, with memories so small that every word is met.
 _PATH = replace(_SMALL_MEMORY, weight_depth=8, scale_depth=4)
 _PATH_ODD = replace(_PATH, rows=3, cols=5)
-_PATH_TALL = replace(_PATH, rows=7, cols=2, lanes_per_scale=2, bus_bits=128)
-_PATH_SQUARE = replace(_PATH, rows=16, cols=16, dense=2, read_ports=3)    # a run is longer than a beat
-_PATH_WIDE = replace(_PATH, rows=2, cols=20)                              # several beats per weight and scale word
+_PATH_TALL = replace(_PATH, rows=7, cols=2, lanes_per_scale=2, bus_bits=128, window_width=0)
+_PATH_SQUARE = replace(_PATH, rows=16, cols=16, dense=2, read_ports=3, window_width=16)
+_PATH_WIDE = replace(_PATH, rows=2, cols=20, lanes_per_scale=1)     # several beats per weight and scale word
+_CONTROL = replace(_PATH, table_depth=32, list_depth=32)
 _TRACE = f"{__package__}.bench_trace"
-# Part of the engine, not a block that the generator offers.
-BLOCKS.setdefault("arbiter", lambda config: PortArbiter(config, stimulus_memory.ARBITER_USERS))
 
 BENCHES: tuple[Bench, ...] = (
     _bench("actmem-3x5", _PATH_ODD, stimulus_memory.actmem, _TRACE, SIMULATORS),
     _bench("actmem-16x16", _PATH_SQUARE, stimulus_memory.actmem, _TRACE),
     _bench("arbiter-3x5", _PATH_ODD, stimulus_memory.arbiter, _TRACE, SIMULATORS),
-    _bench("weights-3x5", _PATH_ODD, stimulus_memory.weights, _TRACE, SIMULATORS),
-    _bench("weights-2x20", _PATH_WIDE, stimulus_memory.weights, _TRACE),
+    _bench("weight_halves", _PATH, stimulus_memory.weight_halves, _TRACE, SIMULATORS),
+    _bench("line_weights-3x5", replace(_PATH_ODD, dense_taps=1), stimulus_memory.line_weights, _TRACE, SIMULATORS),
+    _bench("line_weights-2x20", _PATH_WIDE, stimulus_memory.line_weights, _TRACE),
+    _bench("tap_weights-3x5", _PATH_ODD, stimulus_memory.tap_weights, _TRACE, SIMULATORS),
+    _bench("tap_weights-2x20", _PATH_WIDE, stimulus_memory.tap_weights, _TRACE),
+    _bench("scales-3x5", _PATH_ODD, stimulus_memory.scales, _TRACE, SIMULATORS),
+    _bench("scales-2x20", _PATH_WIDE, stimulus_memory.scales, _TRACE),
     _bench("addrgen-3x5", _PATH_ODD, stimulus_fetch.addrgen, simulators=SIMULATORS),
     _bench("addrgen-7x2", _PATH_TALL, stimulus_fetch.addrgen),
     _bench("addrgen-16x16", _PATH_SQUARE, stimulus_fetch.addrgen),
@@ -130,14 +138,26 @@ BENCHES: tuple[Bench, ...] = (
     _bench("fetcher-16x16", _PATH_SQUARE, stimulus_fetch.fetcher),
     _bench("readout-7x2", _PATH_TALL, stimulus_fetch.readout, simulators=SIMULATORS),
     _bench("readout-16x16", _PATH_SQUARE, stimulus_fetch.readout),
-    _bench("dense-4x4", replace(_TINY, lanes_per_scale=3), stimulus_compute.dense, simulators=SIMULATORS),
-    _bench("dense-3x5", _ODD, stimulus_compute.dense),
-    _bench("dense-7x2", replace(_TINY, rows=7, cols=2, dense_taps=1, lanes_per_scale=1), stimulus_compute.dense),
-    _bench("dense-4x4-one-tap", replace(_TINY, dense_taps=1), stimulus_compute.dense),
+    _bench("scheduler-2-3", replace(_CONTROL, dense=2, sparse=3), stimulus_control.scheduler, simulators=SIMULATORS),
+    _bench("scheduler-1-1", _CONTROL, stimulus_control.scheduler),
+    _bench("scheduler-0-2", replace(_CONTROL, dense=0, sparse=2), stimulus_control.scheduler),
+    _bench("scheduler-3-0", replace(_CONTROL, dense=3, sparse=0), stimulus_control.scheduler),
+    _bench("detector-4x4", _CONTROL, stimulus_control.detector, simulators=SIMULATORS),
+    _bench("detector-3x5", replace(_CONTROL, rows=3, cols=5), stimulus_control.detector),
+    _bench("detector-16x8", replace(_CONTROL, rows=16, cols=8), stimulus_control.detector),
+    _bench("dense-4x4", replace(_ARRAY, lanes_per_scale=3), stimulus_arrays.dense, simulators=SIMULATORS),
+    _bench("dense-3x5", _ARRAY_ODD, stimulus_arrays.dense),
+    _bench("dense-7x2", replace(_ARRAY_TALL, dense_taps=1), stimulus_arrays.dense),
+    _bench("dense-4x4-one-tap", replace(_ARRAY, dense_taps=1), stimulus_arrays.dense),
+    _bench("sparse-4x4", replace(_ARRAY, lanes_per_scale=3, fifo_depth=1), stimulus_arrays.sparse,
+           simulators=SIMULATORS),
+    _bench("sparse-3x5", _ARRAY_ODD, stimulus_arrays.sparse),
+    _bench("sparse-7x2", _ARRAY_TALL, stimulus_arrays.sparse),
+    _bench("sparse-8x4", replace(_ARRAY, rows=8, fifo_depth=16), stimulus_arrays.sparse),
     _bench("ppu-4x4", _TINY, stimulus_compute.ppu),
-    _bench("ppu-3x5", replace(_ODD, dense=2), stimulus_compute.ppu),
-    _bench("ppu-7x2", replace(_TINY, rows=7, cols=2, lanes_per_scale=2, dense=3), stimulus_compute.ppu),
+    _bench("ppu-3x5", replace(_ODD, dense=0), stimulus_compute.ppu),
+    _bench("ppu-7x2", replace(_TINY, rows=7, cols=2, lanes_per_scale=2, dense=3, sparse=0), stimulus_compute.ppu),
     _bench("engine-4x4", _SMALL_MEMORY, stimulus_compute.engine, simulators=SIMULATORS),
-    _bench("engine-3x5", replace(_ODD, act_nibbles=1 << 10, dense=2, read_ports=1, dense_taps=1),
+    _bench("engine-3x5", replace(_ODD, act_nibbles=1 << 10, sparse=2, read_ports=1, dense_taps=1, window_width=0),
            stimulus_compute.engine),
 )
