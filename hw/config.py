@@ -107,7 +107,7 @@ class Config:
     cols: int = 16
     dense: int = 1
     sparse: int = 1
-    fifo_depth: int = 16
+    fifo_depth: int = 32
     dense_taps: int = 3
     lanes_per_scale: int = 4
     group: int = 16

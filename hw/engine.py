@@ -183,7 +183,7 @@ class LayerEngine(wiring.Component):
             connect(m, fetcher.windows, unit.windows)
             connect(m, unit.tiles, ppu.tiles[array])
 
-            starved = ~fetcher.windows.valid
+            starved = ~fetcher.windows.valid & ~unit.busy & ~unit.wait_drain & ~unit.wait_bank
             happened = {
                 "busy": unit.busy,
                 "fetch": starved & ~addrgen.wait_weights & ~(addrgen.idle & fetcher.idle),

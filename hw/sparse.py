@@ -233,9 +233,7 @@ class SparseArray(wiring.Component):
         m.d.comb += self.windows.ready.eq(~valid | accept)
         with m.If(self.windows.ready):
             m.d.sync += valid.eq(self.windows.valid)
-            for line in range(LINE_TAPS):
-                start = Signal(range(2 * config.window_width + 1), name=f"start{line}")
-                m.d.comb += start.eq((0, self.pitch, self.pitch << 1)[line])
+            for line, start in enumerate((Const(0, 1), self.pitch, self.pitch << 1)):
                 m.d.sync += nibbles[line].eq(window.nibbles.as_value() >> Cat(Const(0, 2), start))
             m.d.sync += [common[name].eq(window[name]) for name in common.shape().members]
             m.d.sync += [

@@ -1,4 +1,4 @@
-"""From a component to its Verilog, in two steps that Amaranth leaves out.
+"""From a component to its Verilog, in the steps that Amaranth leaves out.
 
 Identical modules are shared: 32 rows are one module with 32 instances, not 32 modules. Amaranth writes each instance of
 a component as a module of its own, with port names that depend on the surroundings. Two modules are the same when their
@@ -7,7 +7,9 @@ their appearance.
 
 Memories that begin with zeros are cleared by a loop, not word by word.
 
-Together they make the default preset's Verilog five times shorter, and its modules have plain names.
+Names that tools stumble over are mended: see `mend_names`.
+
+The first two make the default preset's Verilog five times shorter, and its modules have plain names.
 """
 
 import os
@@ -21,12 +23,14 @@ from pathlib import Path
 from amaranth.back import rtlil, verilog
 from amaranth.lib.wiring import Component
 
-__all__ = ["clear_memories", "convert_component", "share_modules"]
+__all__ = ["clear_memories", "convert_component", "mend_names", "share_modules"]
 
 _MODULE = re.compile(r"^module (\\\S+|\w+) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _NUMBERED = re.compile(r"\\\S*\$\d\S*")
 _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(\\\S+|\w+) +\(\n(.*?)^  \);$", re.MULTILINE | re.DOTALL)
 _MEMORY = re.compile(r"^  reg (?:signed )?\[\d+:0\] (\\\S+ |\w+) \[(\d+):0\];$", re.MULTILINE)
+_ELEMENT = re.compile(r"\\\S+\[\S*(?= )")
+_STARTER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+)  = 0;$", re.MULTILINE)
 _KEPT = "\u00a7"    # stands for $, and occurs nowhere in the Verilog
 _PORT = re.compile(r"^    \.(\\\S+|\w+)", re.MULTILINE)
 
@@ -109,6 +113,17 @@ def clear_memories(text: str) -> str:
     return _MEMORY.sub(loop, text)
 
 
+def mend_names(text: str) -> str:
+    """Return the Verilog without what trips tools that users will run it through.
+
+    A wire for an array's element, `\\weights[0] `, is taken for bit 0 of `weights` once Yosys has split the vector, and
+    ABC9 then fails: it becomes `\\weights.0 `. The register by which Yosys starts every `always @*` block at time 0
+    starts nothing in Icarus Verilog, where an initial value is no event: it gets its value by an assignment.
+    """
+    text = _ELEMENT.sub(lambda name: name[0].replace("[", ".").replace("]", ""), text)
+    return _STARTER.sub(r"  reg \1 ;\n  initial \1 <= 0;", text)
+
+
 @contextmanager
 def _without_zeros() -> Iterator[None]:
     """Keep Amaranth from spelling out the zeros of each memory: half of the time that a conversion takes.
@@ -143,4 +158,4 @@ def convert_component(component: Component, name: str) -> str:
     _find_yosys()
     with _without_zeros():
         text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-    return clear_memories(share_modules(text))
+    return clear_memories(share_modules(mend_names(text)))

@@ -6,7 +6,7 @@ import pytest
 
 from hw.config import PRESETS
 from hw.gen import convert
-from hw.verilog import clear_memories, share_modules
+from hw.verilog import clear_memories, mend_names, share_modules
 
 TWICE = r"""
 module top (clk, \a$1 , \b$2 , y);
@@ -72,3 +72,15 @@ def test_every_memory_of_the_engine_has_a_value_before_the_reset() -> None:
     memories = re.findall(r"^  reg [^;=]*\[\d+:0\];$", text, re.MULTILINE)
     assert len(memories) > 10
     assert text.count("  initial for (") == len(memories)
+
+
+def test_elements_of_an_array_are_no_bits_of_it() -> None:
+    assert mend_names(r"  assign \a.b[3].c[0]  = x[7:0];") == r"  assign \a.b.3.c.0  = x[7:0];"
+    text = convert("sparse", PRESETS["tiny"]).verilog
+    assert not re.search(r"\\\S+\[", text)
+
+
+def test_combinational_blocks_start_at_time_zero_by_an_event() -> None:
+    text = convert("detector", PRESETS["tiny"]).verilog
+    assert "  = 0;" not in text
+    assert re.search(r"^  initial (\\\S+) <= 0;$", text, re.MULTILINE)
