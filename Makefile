@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench test sim gen lint clean
+.PHONY: help venv demo bench study plots test sim gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -33,8 +33,14 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## the main job: emit Verilog, simulate it on real data against the golden model, show the result
 	$(PYTHON) -m sim.demo $(FLAGS)
 
-bench: $(STAMP)  ## measure: speed of each simulation lane, and the dense array's cycles against its ideal
+bench: $(STAMP)  ## measure: speed of each simulation lane, and both kinds of arrays against their ideals
 	$(PYTHON) -m sim.speed $(FLAGS)
+
+study: $(STAMP)  ## what sparsity brings on recorded activations, into build/study/; FLAGS=--anchor runs the Verilog too
+	$(PYTHON) -m sim.study $(FLAGS)
+
+plots: $(STAMP)  ## the pictures of docs/ but the demo's, from what `make study` wrote
+	$(PYTHON) -m sim.plots $(FLAGS)
 
 test: $(STAMP)  ## style, types and all tests; results in build/pytest.xml
 	$(VENV)/bin/ruff check .

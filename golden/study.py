@@ -5,7 +5,7 @@ labelled in each time step as the detector would, dealt out as the scheduler doe
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,7 @@ from golden.work import LayerWork, ListWork, tap_counts
 __all__ = ["GROUP", "Mode", "StudyMachine", "Total", "TraceLayer", "bound", "inside_share", "label",
            "layer_work", "read_trace", "sweep"]
 
-Mode = Literal["threshold", "balance"]
+Mode = Literal["none", "threshold", "balance"]
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
 
@@ -74,20 +74,21 @@ def read_trace(path: Path, steps: Iterable[int] | None = None) -> Iterator[Trace
     Parameters
     ----------
     path : Path
-        An archive with bit-packed `mask/LAYER` and its shape in `mask_shape/LAYER`.
+        An archive with bit-packed `mask/LAYER`, its shape in `mask_shape/LAYER`, and the time steps in `steps`.
     steps : iterable of int, optional
-        Time steps, all by default.
+        Those to read, all by default.
     """
     with np.load(path) as archive:
+        places = {int(step): place for place, step in enumerate(archive["steps"])}
         names = [key.removeprefix("mask/") for key in archive.files if key.startswith("mask/")]
         masks = {}
         for name in names:
             shape = archive[f"mask_shape/{name}"]
             masks[name] = np.unpackbits(archive[f"mask/{name}"], count=int(np.prod(shape))).reshape(shape).astype(bool)
     base = masks[names[0]].shape[2]     # channels of the network's finest level
-    for step in range(len(masks[names[0]])) if steps is None else steps:
+    for step in places if steps is None else steps:
         for name in names:
-            mask = masks[name][step].swapaxes(0, 1)
+            mask = masks[name][places[step]].swapaxes(0, 1)
             taps = np.full(len(mask), ALL_TAPS)
             if name == "down":
                 mask, taps = _space_to_depth(mask)
@@ -108,12 +109,15 @@ def label(machine: Timing, layer: TraceLayer, mode: Mode, *, wrap: bool = False,
     Parameters
     ----------
     machine, layer
-    mode : "threshold" or "balance"
+    mode : str
+        "threshold", "balance", or "none": all channels are dense, and none is known to be dead.
     wrap : bool
         See `golden.work.LayerWork`.
     overhead : float
         For `balance`: cycles of a sparse array over those of an ideal one, beside what it saves at the borders.
     """
+    if mode == "none":
+        return Labels.all_dense(len(layer.nonzero))
     pixels = int(np.prod(layer.nonzero.shape[1:]))
     detection = threshold_detection(pixels) if mode == "threshold" else balance_detection(
         pixels, machine.dense, machine.sparse, machine.dense_taps, overhead * (1 if wrap else inside_share(layer)))
@@ -172,7 +176,7 @@ class Total:
 
 
 def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[StudyMachine, Mode]], *, wrap: bool = False,
-          overhead: float = OVERHEAD, progress: Callable[[TraceLayer], Any] | None = None) -> dict[str, Total]:
+          overhead: float = OVERHEAD, beats: Callable[[Any, TraceLayer], int] | None = None) -> dict[str, Total]:
     """Time layers on several machines.
 
     Parameters
@@ -181,14 +185,14 @@ def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[StudyMachin
     machines : mapping of str to (machine, mode)
     wrap, overhead
         See `layer_work` and `label`.
-    progress : callable, optional
-        Called with each layer that is done.
+    beats : callable, optional
+        Beats of a k-tile's weights on a machine, see `golden.work.LayerWork`; by default they are always there.
     """
     totals = {name: Total() for name in machines}
     for layer in layers:
         for name, (machine, mode) in machines.items():
             work = layer_work(machine, layer, label(machine, layer, mode, wrap=wrap, overhead=overhead), wrap=wrap)
+            if beats is not None:
+                work = replace(work, ktile_beats=beats(machine, layer))
             totals[name].add(layer, predict(machine, work), bound(machine, work))
-        if progress is not None:
-            progress(layer)
     return totals

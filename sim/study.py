@@ -1,138 +1,213 @@
 """Speed-up by sparsity on recorded activations: the cycle model's tables, and runs of the engine that anchor them.
 
-    python -m sim.study                         all layers and steps of both traces, 16x16, 8x32 and 4x64
-    python -m sim.study --anchor --steps 0 9 17 the same layers in the emitted Verilog, counter by counter
+Masks of real sampling (golden/data/README.md) of two models, all layers and six time steps, are run on one dense and
+one sparse array, with labels of both modes of the detector, and on two sparse arrays, all with one multiplier per lane;
+speed-up is against two dense arrays, the same number of multipliers, that know nothing of zeros. Three variants:
+
+    borders     taps outside the image are zeros that a sparse array skips
+    wrapped     maps continue with their opposite edge, so that no tap is outside: what is left without that advantage
+    batch 1     one sample at a time, weights through the 64-bit port while the layer runs; else they count as loaded
+
+With --anchor some layers also run in the emitted Verilog; results and counters are compared. All goes to study.json.
+The exit code is 0 if no run differs, else 1.
+
+examples:
+  python -m sim.study
+  python -m sim.study --anchor
+  python -m sim.study --anchor --layers e1.conv0 mid.conv0 --steps 0 10 17
 """
 
 import argparse
+import json
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from golden.cycles import predict
-from golden.detector import Labels
 from golden.formats import S4, U4, Tensor
-from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
+from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place, run
 from golden.ppu import PostParams
 from golden.study import GROUP, Mode, TraceLayer, bound, label, layer_work, read_trace, sweep
 from hw.config import Config, preset
-from hw.gen import emit
+from hw.gen import TOP, convert
 
 from .beats import ktile_beats
-from .engine import EngineRun, FastEngine
-from .fast import FastSim
+from .engine import FastEngine
+from .fast import FastSim, Hang
+from .report import Table, announced, write_whole
+from .toolchain import ToolError
 
-DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+__all__ = ["BASELINE", "main", "model_rows", "trace_layer"]
+
+DATA = Path(__file__).parents[1] / "golden" / "data"
+TRACES = {"pre": "pre-activation, GroupNorm", "post": "post-activation, no normalisation"}
 SHAPES = ((16, 16), (8, 32), (4, 64))
+VARIANTS = ("borders", "wrapped", "batch 1")
+BASELINE = "2 dense"
+ANCHOR_LAYERS = ("e1.conv0", "down", "mid.conv0", "u1.conv0")
+ANCHOR_STEPS = (0, 10, 17)
+SAMPLE = 3          # of batch 1
 
 
 def machines(config: Config) -> dict[str, tuple[Config, Mode]]:
     """Mixes of as many arrays, and how they are labelled; the first is what the others are compared with."""
     mixed, sparse = replace(config, dense=1, sparse=1), replace(config, dense=0, sparse=2)
     return {
-        "2 dense": (replace(config, dense=2, sparse=0), "balance"),
+        BASELINE: (replace(config, dense=2, sparse=0), "none"),
         "1 + 1 threshold": (mixed, "threshold"),
         "1 + 1 balance": (mixed, "balance"),
         "2 sparse": (sparse, "balance"),
     }
 
 
-def tables(layers: list[TraceLayer], config: Config) -> Iterable[str]:
-    """Yield a table's lines: speed-up over two dense arrays, and the share of what the split allows."""
-    for rows, cols in SHAPES:
-        choices = machines(replace(config, rows=rows, cols=cols, dense_taps=1))
-        for wrap in (False, True):
-            began, done = time.monotonic(), 0
-
-            def progress(_layer: TraceLayer) -> None:
-                nonlocal done
-                done += 1
-                if sys.stderr.isatty():
-                    print(f"\r{done} of {len(layers)} layers, {time.monotonic() - began:.0f} s ", end="",  # noqa: B023
-                          file=sys.stderr)
-
-            totals = sweep(layers, choices, wrap=wrap, progress=progress)
-            base = next(iter(totals.values())).cycles
-            cells = [f"{base / total.cycles:.2f} ({total.bound / total.cycles:.0%} of its bound)"
-                     for total in list(totals.values())[1:]]
-            yield f"| {rows}x{cols}, {'no borders' if wrap else 'with borders'} | {' | '.join(cells)} |"
+def weight_beats(config: Config, layer: TraceLayer) -> int:
+    """Beats of a k-tile: a word for each tap that is used, and the scale codes."""
+    groups = -(-len(layer.taps) // GROUP)
+    return int(np.bitwise_count(layer.taps).sum()) * config.tap_beats + (
+        groups * config.lanes_per_scale * config.scale_beats)
 
 
-def real_layer(layer: TraceLayer, rng: np.random.Generator) -> Layer:
-    """Give a recorded mask random values and weights."""
+def model_rows(trace: str, layers: Sequence[TraceLayer], config: Config, variant: str) -> Iterator[dict[str, Any]]:
+    """Time layers on every mix of arrays in the cycle model; yield a mix's cycles, bound and speed-up."""
+    beats: Callable[[Any, TraceLayer], int] | None = None
+    if variant == "batch 1":
+        layers = [replace(layer, nonzero=layer.nonzero[:, SAMPLE:SAMPLE + 1]) for layer in layers]
+        beats = weight_beats
+    totals = sweep(layers, machines(config), wrap=variant == "wrapped", beats=beats)
+    base = totals[BASELINE].cycles
+    for machine, total in totals.items():
+        yield {"trace": trace, "rows": config.rows, "cols": config.cols, "variant": variant, "machine": machine,
+               "cycles": total.cycles, "bound": round(total.bound), "speedup": round(base / total.cycles, 4),
+               "speedup_bound": round(base / total.bound, 4), "of_bound": round(total.bound / total.cycles, 4)}
+
+
+def trace_layer(layer: TraceLayer) -> Layer:
+    """Give a recorded mask random values, weights and codes."""
+    rng = np.random.default_rng(layer.step)
     channels, samples = layer.nonzero.shape[:2]
     values = layer.nonzero * rng.integers(1, U4.max + 1, layer.nonzero.shape)
     used = (layer.taps[:, None] >> np.arange(9) & 1).reshape(channels, 3, 3)
     weights = rng.integers(1, S4.max + 1, (layer.outputs, channels, 3, 3)) * used
-    ones = np.ones((1, layer.outputs), np.int64)
-    post = PostParams(M=ones, R=0 * ones, B=0 * ones, shift=12, dead_zone=0,
+    post = PostParams(M=rng.integers(1, 100, (1, layer.outputs)), R=np.zeros((1, layer.outputs), np.int64),
+                      B=rng.integers(-50_000, 50_000, (1, layer.outputs)), shift=16, dead_zone=0,
                       sample_block=np.zeros(samples, np.int64))
-    codes = np.zeros((layer.outputs, -(-channels // GROUP)), np.uint8)
+    codes = rng.integers(0, 9, (layer.outputs, -(-channels // GROUP))).astype(np.uint8)
     return Layer(layer.name, (Tensor(values, U4),), weights, S4, codes, GROUP, post, U4)
 
 
-def measure(engine: FastEngine, layer: TraceLayer, labels: Labels) -> tuple[EngineRun, int]:
-    """Run a recorded layer in the engine; also return the beats of a k-tile, which load while others are used."""
-    config = engine.config
-    real = real_layer(layer, np.random.default_rng(layer.step))
+def anchor_row(engine: FastEngine, trace: str, layer: TraceLayer, machine: str, mode: Mode) -> dict[str, Any]:
+    """Run a recorded layer in the engine; compare memory with the golden model, counters with the cycle model.
+
+    Two k-tiles of weights are loaded before it begins, the others while it runs.
+    """
+    config, real = engine.config, trace_layer(layer)
+    labels = label(config, layer, mode)
     placement = place(real, config)
-    engine.sim.reset()
-    engine.fill(initial_memory(real, placement, np.zeros(config.act_nibbles, np.uint8)))
-    engine.set_labels(LabelPlace(0, 0), labels)
     image = compile_layer(real, config, placement)
-    return engine.run(image), len(ktile_beats(config, image)[0])
+    memory = initial_memory(real, placement, np.zeros(config.act_nibbles, np.uint8))
+    engine.sim.reset()
+    engine.fill(memory)
+    engine.set_labels(LabelPlace(0, 0), labels)
+    measured = engine.run(image)
+    exact = bool((engine.read() == run(real, config, placement, memory)).all())
+    work = replace(layer_work(config, layer, labels), ktile_beats=len(ktile_beats(config, image)[0]))
+    predicted = predict(config, work)
+    return {"trace": trace, "layer": layer.name, "step": layer.step, "machine": machine, "cycles": measured.cycles,
+            "predicted": predicted.cycles, "bound": round(bound(config, work)),
+            "counters_equal": all({cause: model[cause] for cause in counters} == counters
+                                  for model, counters in zip(predicted.array, measured.array, strict=True)),
+            "exact": exact, "array": measured.array}
 
 
-def anchor(layers: Iterable[TraceLayer], config: Config, build: Path) -> Iterable[str]:
-    """Yield a line for each layer and machine: cycles measured, cycles predicted."""
-    engines = {}
-    choices = machines(replace(config, dense_taps=1))
-    for machine, _ in choices.values():
+def anchor(traces: dict[str, list[TraceLayer]], config: Config, out: Path, build: Path) -> list[dict[str, Any]]:
+    """Run layers in the emitted Verilog of every mix of arrays, printing a line for each; one compiles once."""
+    engines: dict[Config, FastEngine] = {}
+    for machine, _ in machines(config).values():
         if machine not in engines:
-            sim = FastSim.build(emit(machine, out=build / f"{machine.dense}-{machine.sparse}"), "sqdm", build)
-            engines[machine] = FastEngine(machine, sim)
-    for layer in layers:
-        for name, (machine, mode) in choices.items():
-            labels = label(machine, layer, mode)
-            measured, beats = measure(engines[machine], layer, labels)
-            work = replace(layer_work(machine, layer, labels), ktile_beats=beats)
-            predicted = predict(machine, work)
-            exact = all({cause: model[cause] for cause in counters} == counters
-                        for model, counters in zip(predicted.array, measured.array, strict=True))
-            yield (f"| {layer.name}, step {layer.step} | {name} | {measured.cycles} | {predicted.cycles} | "
-                   f"{'all' if exact else 'not all'} | {bound(machine, work):.0f} |")
+            verilog = convert(TOP, machine).write(out / f"{machine.dense}-{machine.sparse}")[0]
+            with announced(f"compiling {machine.dense} dense + {machine.sparse} sparse"):
+                engines[machine] = FastEngine(machine, FastSim.build(verilog, verilog.stem, build))
+    table = Table({"trace": -5, "layer": -9, "step": 4, "arrays": -15, "RTL cycles": 10, "predicted": 9, "speed-up": 8,
+                   "of bound": 8, "counters": -8, "result": -6})
+    print("\n" + table.head())
+    rows = []
+    for trace, layers in traces.items():
+        for layer in layers:
+            base = 0
+            for name, (machine, mode) in machines(config).items():
+                row = anchor_row(engines[machine], trace, layer, name, mode)
+                base = base or row["cycles"]
+                rows.append(row)
+                print(table.line([trace, layer.name, layer.step, name, row["cycles"], row["predicted"],
+                                  f"{base / row['cycles']:.2f}", f"{100 * row['bound'] / row['cycles']:.0f} %",
+                                  "equal" if row["counters_equal"] else "DIFFER",
+                                  "exact" if row["exact"] else "WRONG"]), flush=True)
+    for trace, name in product(traces, machines(config)):
+        of = {machine: sum(row["cycles"] for row in rows if (row["trace"], row["machine"]) == (trace, machine))
+              for machine in (BASELINE, name)}
+        if name != BASELINE:
+            print(f"{trace}, these layers, RTL: {name} {of[BASELINE] / of[name]:.2f}")
+    return rows
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="directory of trace_pre.npz and trace_post.npz")
-    parser.add_argument("--steps", type=int, nargs="*", help="time steps, all by default")
-    parser.add_argument("--layers", nargs="*", help="layers, all by default")
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--fifo-depth", type=int, help="instead of the preset's")
-    parser.add_argument("--anchor", action="store_true", help="run the layers in the emitted Verilog")
-    parser.add_argument("--build", type=Path, default=Path("build/study"))
-    options = parser.parse_args()
-    config = preset(options.preset)
+def model(traces: dict[str, list[TraceLayer]], config: Config) -> list[dict[str, Any]]:
+    """Sweep all shapes and variants in the cycle model, printing a table."""
+    rows: list[dict[str, Any]] = []
+    for (height, width), variant, trace in product(SHAPES, VARIANTS, traces):
+        with announced(f"{trace}, {height}x{width}, {variant}: {len(traces[trace])} layers"):
+            rows += model_rows(trace, traces[trace], replace(config, rows=height, cols=width), variant)
+    mixes = [name for name in machines(config) if name != BASELINE]
+    table = Table({"trace": -5, "array": -6, "variant": -8} | {name: -22 for name in mixes})
+    print("\nSpeed-up over two dense arrays, in brackets what the split allows, and the share of that:\n")
+    print(table.head())
+    for key in dict.fromkeys((row["trace"], row["rows"], row["cols"], row["variant"]) for row in rows):
+        cells = [f"{row['speedup']:.2f} ({row['speedup_bound']:.2f})  {100 * row['of_bound']:3.0f} %" for row in rows
+                 if (row["trace"], row["rows"], row["cols"], row["variant"]) == key and row["machine"] != BASELINE]
+        print(table.line([key[0], f"{key[1]}x{key[2]}", key[3], *cells]))
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study and return the exit code."""
+    parser = argparse.ArgumentParser("python -m sim.study", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR",
+                        help="directory of trace_pre.npz and trace_post.npz (default: golden/data)")
+    parser.add_argument("--preset", default="default", metavar="NAME", help="(default: default), with dense_taps = 1")
+    parser.add_argument("--fifo-depth", type=int, metavar="N", help="instead of the preset's")
+    parser.add_argument("--anchor", action="store_true", help="run layers in the emitted Verilog too")
+    parser.add_argument("--layers", nargs="+", default=ANCHOR_LAYERS, metavar="NAME",
+                        help=f"of the anchor (default: {' '.join(ANCHOR_LAYERS)})")
+    parser.add_argument("--steps", nargs="+", type=int, default=ANCHOR_STEPS, metavar="T",
+                        help=f"of the anchor (default: {' '.join(map(str, ANCHOR_STEPS))})")
+    parser.add_argument("--out", type=Path, default=Path("build/study"), metavar="DIR",
+                        help="for Verilog and study.json (default: build/study)")
+    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
+                        help="where compiled simulations are kept (default: build)")
+    options = parser.parse_args(arguments)
+    config = replace(preset(options.preset), dense_taps=1)
     if options.fifo_depth:
         config = replace(config, fifo_depth=options.fifo_depth)
-    for trace in ("pre", "post"):
-        layers = [layer for layer in read_trace(options.data / f"trace_{trace}.npz", options.steps)
-                  if not options.layers or layer.name in options.layers]
+    traces = {trace: list(read_trace(options.data / f"trace_{trace}.npz")) for trace in TRACES}
+    report: dict[str, Any] = {"configuration": config.to_json(), "traces": TRACES, "anchor": []}
+    try:
         if options.anchor:
-            lines = anchor(layers, config, options.build)
-            print(f"\n| {trace} | arrays | measured | predicted | counters equal | bound |\n|---|---|---|---|---|---|")
-        else:
-            lines = tables(layers, config)
-            print(f"\n| {trace} | 1 + 1 threshold | 1 + 1 balance | 2 sparse |\n|---|---|---|---|")
-        for line in lines:
-            print(line, flush=True)
+            chosen = {trace: [layer for layer in layers if layer.name in options.layers and layer.step in options.steps]
+                      for trace, layers in traces.items()}
+            report["anchor"] = anchor(chosen, config, options.out, options.build)
+        report["model"] = model(traces, config)
+        write_whole(options.out / "study.json", json.dumps(report, indent=1) + "\n")
+    except (ToolError, Hang) as error:
+        print(f"sim.study: {error}", file=sys.stderr)
+        return 1
+    print(f"\nwritten: {options.out / 'study.json'}")
+    return 0 if all(row["exact"] and row["cycles"] == row["predicted"] for row in report["anchor"]) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
