@@ -1,10 +1,11 @@
-"""Measurements: how fast each simulation lane is, and how near the dense array comes to its ideal.
+"""Measurements: how fast each simulation lane is, and how near each kind of array comes to its ideal.
 
-Three tables, each from the RTL's own counters or the simulator's own clock, and all results compared with the golden
+Four tables, each from the RTL's own counters or the simulator's own clock, and all results compared with the golden
 model: simulated cycles per CPU second of the default preset in every lane; the dense array's cycles for 3x3 layers
-against ceil(pixels / rows) * ceil(K / cols) * C * taps / dense_taps; and, with one tap per cycle, two layers that the
-STONNE simulator ran on a dense array of as many multipliers. The numbers also go to speed.json. The exit code is 0
-if all is exact, else 1.
+against ceil(pixels / rows) * ceil(K / cols) * C * taps / dense_taps; with one tap per cycle, two layers that the STONNE
+simulator ran on a dense array of as many multipliers; and the sparse array's cycles on random zeros against nonzeros /
+rows * ceil(K / cols), beside those of SIGMA, a sparse array of as many multipliers in STONNE. The numbers also go to
+speed.json. The exit code is 0 if all is exact, else 1.
 
 examples:
   python -m sim.speed
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from golden.cycles import predict
 from golden.formats import S4, U4, ScaleFormat, Tensor
 from golden.layer import Layer, compile_layer, initial_memory, place, run
 from golden.ppu import PostParams
@@ -45,8 +47,16 @@ GROUP = 8
 IDEAL_SHAPES = [(channels, 64, size) for size in (8, 16, 32) for channels in (32, 64, 128)]
 MORE_MEMORY = 1 << 18
 STONNE = {(32, 32, 16): 9_296, (64, 64, 8): 9_536}  # C, K, pixels a side: cycles of MAERI, dense, 256 multipliers
+SPARSE_TABLE = Table({"C -> K": -10, "map": -7, "zeros": 5, "ideal": 6, "loaded": 6, "eff.": 6, "SIGMA": 6, "gain": 5,
+                      "port": 6, "weights": 7, "exact": 5})
 CYCLE_COLUMNS = {"C -> K": -10, "map": -7, "cycles": 6, "ideal": 6, "eff.": 7, "beyond": 6,
                  **{cause: max(5, len(cause)) for cause in (*STALLS, "ends")}, "exact": 5}
+ZEROS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9)
+SIGMA = {   # C, K, pixels a side: cycles of SIGMA, 256 multipliers at full bandwidth, for each share of zeros
+    (32, 32, 16): (22_016, 11_723, 11_401, 5_889, 3_138, 1_795),
+    (64, 64, 8): (14_528, 9_806, 9_594, 4_995, 2_737, 1_308),
+    (128, 128, 8): (44_800, 35_758, 26_857, 18_022, 9_274, 4_564),
+}
 FAST_REPEAT = 20
 
 
@@ -65,17 +75,21 @@ class Lane:
         return self.cycles / self.seconds
 
 
-def plain_layer(channels: int, outputs: int, size: int, config: Config, seed: int = 1) -> Layer:
-    """A 3x3 layer C -> K on one map of size x size pixels: random weights, dense random activations, ReLU."""
+def plain_layer(channels: int, outputs: int, size: int, config: Config, zeros: float = 0.0, seed: int = 1) -> Layer:
+    """A 3x3 layer C -> K on one map of size x size pixels: random weights, random activations, ReLU.
+
+    `zeros` is the probability that an activation is zero.
+    """
     rng = np.random.default_rng(seed)
     scale = ScaleFormat(config.scale_exp_bits, config.scale_man_bits)
-    inputs = (Tensor(rng.integers(1, 16, (channels, 1, size, size)), U4),)
+    values = rng.integers(1, 16, (channels, 1, size, size))
+    values[np.random.default_rng([seed, 1]).random(values.shape) < zeros] = 0
     weights = rng.integers(1, 8, (outputs, channels, 3, 3)) * rng.choice([-1, 1], (outputs, channels, 3, 3))
     codes = rng.integers(1, min(16, scale.max_code + 1), (outputs, -(-channels // GROUP))).astype(np.uint8)
     post = PostParams(M=rng.integers(-100, 100, (1, outputs)), R=np.zeros((1, outputs), np.int64),
                       B=rng.integers(-50_000, 50_000, (1, outputs)), shift=12, dead_zone=0,
                       sample_block=np.zeros(1, np.int64))
-    return Layer(f"{channels} -> {outputs}, {size}x{size}", inputs, weights, S4, codes, GROUP, post, U4)
+    return Layer(f"{channels} -> {outputs}, {size}x{size}", (Tensor(values, U4),), weights, S4, codes, GROUP, post, U4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,30 +121,37 @@ def _measure(out: Path, build: Path) -> int:
     for name, reason in skipped.items():
         print(f"skipped: {name}: {reason}")
 
-    larger = replace(default, name=f"default with {MORE_MEMORY} nibbles", act_nibbles=MORE_MEMORY)
-    print(f"\nDense array against its ideal, 3x3, preset default with act_nibbles = {MORE_MEMORY} (the default's "
-          f"{default.act_nibbles}\ncannot hold 128 -> 64 channels on 32x32 pixels):")
+    larger = replace(default, name="one dense array", sparse=0, act_nibbles=MORE_MEMORY)
+    print("\nDense array against its ideal, 3x3, preset default without sparse array, with act_nibbles = "
+          f"{MORE_MEMORY}\n(the default's {default.act_nibbles} cannot hold 128 -> 64 channels on 32x32 pixels):")
     ideal = _cycles(larger, IDEAL_SHAPES, out / "larger", build)
     print("The cycles beyond the ideal do not grow with the layer: fetch is the way of the first window to the array,\n"
           "ends the last tile's drain, post-processing and writes."
           if len({measured.cycles - measured.ideal for measured in ideal}) == 1 else
           "beyond = cycles - ideal = the stalls (cycles in which the array waited) + ends (beginning and end).")
 
-    single = replace(default, name="default with one tap", dense_taps=1)
+    single = replace(default, name="one dense array with one tap", sparse=0, dense_taps=1)
     print(f"\nOne tap per cycle ({single.peak_macs} multipliers), for scale against MAERI in the STONNE simulator:")
     stonne = _cycles(single, list(STONNE), out / "one-tap", build)
     for measured, cycles in zip(stonne, STONNE.values(), strict=True):
         print(f"{measured.layer.name}: {measured.cycles:,} cycles here, {cycles:,} there "
               f"({100 * (1 - measured.cycles / cycles):.1f} % fewer)")
 
+    lone = replace(default, name="one sparse array", dense=0)
+    print(f"\nSparse array ({lone.peak_macs} multipliers) on random zeros, against its ideal and SIGMA in STONNE:")
+    sigma = _sparse(lone, out / "sparse", build)
+
     write_whole(out / "speed.json", json.dumps({
         "lanes": [vars(lane) | {"cycles_per_second": round(lane.rate)} for lane in lanes], "skipped": skipped,
         "ideal": {"configuration": larger.to_json(), "layers": [measured.to_json() for measured in ideal]},
         "stonne": {"configuration": single.to_json(), "maeri_cycles": list(STONNE.values()),
                    "layers": [measured.to_json() for measured in stonne]},
+        "sigma": {"configuration": lone.to_json(), "layers": [
+            measured.to_json() | {"loaded_cycles": loaded, "sigma_cycles": there}
+            for measured, loaded, there in sigma]},
     }, indent=2) + "\n")
     print(f"\nwritten: {out / 'speed.json'}")
-    return 0 if all(measured.exact for measured in (*ideal, *stonne)) else 1
+    return 0 if all(measured.exact for measured in (*ideal, *stonne, *(measured for measured, _, _ in sigma))) else 1
 
 
 def _engine(config: Config, out: Path, build: Path) -> FastEngine:
@@ -154,6 +175,25 @@ def _cycles(config: Config, shapes: Sequence[tuple[int, int, int]], out: Path, b
                           f"{100 * measured.efficiency:.2f} %", measured.cycles - measured.ideal,
                           *(f"{measured.causes[cause]:.0f}" for cause in (*STALLS, "ends")),
                           "yes" if measured.exact else "NO"]), flush=True)
+    return found
+
+
+def _sparse(config: Config, out: Path, build: Path) -> list[tuple[Measured, int, int]]:
+    """Run layers with random zeros; return what was measured, the cycles with all weights loaded, and SIGMA's."""
+    engine = _engine(config, out, build)
+    print("\n" + SPARSE_TABLE.head())
+    found = []
+    for (channels, outputs, size), cycles in SIGMA.items():
+        for zeros, there in zip(ZEROS, cycles, strict=True):
+            measured = measure(engine, plain_layer(channels, outputs, size, config, zeros))
+            loaded = predict(config, replace(measured.work, ktile_beats=None)).cycles
+            found.append((measured, loaded, there))
+            print(SPARSE_TABLE.line([
+                f"{channels} -> {outputs}", f"{size} x {size}", f"{100 * zeros:.0f} %", measured.ideal, loaded,
+                f"{100 * measured.ideal / loaded:.1f} %", there, f"{there / loaded:.2f}", measured.cycles,
+                measured.counters.array[0]["weights"], "yes" if measured.exact else "NO"]), flush=True)
+    print("loaded = with all weights loaded before, by the cycle model; port = measured, k-tiles from "
+          "the third on loaded\nthrough the port while the layer runs; weights = cycles in which they were waited for")
     return found
 
 

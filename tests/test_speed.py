@@ -1,17 +1,19 @@
 """The measurements measure what they say, and a wrong result does not pass for a fast one. Tiny preset."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hw.config import PRESETS
+from hw.config import PRESETS, Config
 from hw.gen import emit
 from sim import measure, speed
 from sim.speed import plain_layer
 
 BUILD = Path(__file__).parent.parent / "build"
 TINY = PRESETS["tiny"]
+DENSE = replace(TINY, sparse=0)
 
 
 def test_plain_layer_has_no_zero_that_could_be_skipped():
@@ -23,13 +25,23 @@ def test_plain_layer_has_no_zero_that_could_be_skipped():
 
 
 def test_cycles_are_the_counters_and_all_that_is_beyond_the_ideal_has_a_cause(tmp_path, capsys):
-    (measured,) = speed._cycles(TINY, [(16, 8, 8)], tmp_path, BUILD)
+    (measured,) = speed._cycles(DENSE, [(16, 8, 8)], tmp_path, BUILD)
     assert measured.exact
     assert measured.ideal == 64 // 4 * 8 // 4 * 16 * 3
     assert sum(measured.causes.values()) == measured.cycles
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("16 -> 8"))
     assert line.split()[6:8] == [str(measured.cycles), str(measured.ideal)]
     assert line.endswith("yes")
+
+
+def test_sparse_array_is_measured_on_the_zeros_that_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SIGMA", {(8, 12, 8): (1000,)})
+    monkeypatch.setattr(speed, "ZEROS", (0.8,))
+    ((measured, loaded, there),) = speed._sparse(replace(TINY, dense=0), tmp_path, BUILD)
+    assert measured.exact
+    assert 0.7 < measured.zeros < 0.9
+    assert measured.ideal < loaded <= measured.cycles == measured.predicted.cycles
+    assert there == 1000
 
 
 def test_functional_lane_is_timed_on_a_result_that_is_compared(tmp_path):
@@ -68,7 +80,9 @@ def test_measurements_end_with_1_when_a_result_differs(wrong, tmp_path, monkeypa
 
     monkeypatch.setattr(measure, "run", corrupted)
     monkeypatch.setattr(speed, "_lanes", lambda *_: ([speed.Lane("fast", "runs", 10, 0.5)], {"icarus": "absent"}))
-    monkeypatch.setattr(speed, "replace", lambda *_, **__: TINY)
+    monkeypatch.setattr(speed, "replace", lambda old, **new: TINY if isinstance(old, Config) else replace(old, **new))
+    monkeypatch.setattr(speed, "SIGMA", {(8, 4, 4): (1000,)})
+    monkeypatch.setattr(speed, "ZEROS", (0.5,))
     monkeypatch.setattr(speed, "IDEAL_SHAPES", [(8, 4, 4)])
     monkeypatch.setattr(speed, "STONNE", {(8, 4, 8): 1000})
     assert speed.main(["--out", str(tmp_path), "--build", str(BUILD)]) == int(wrong)
