@@ -81,6 +81,7 @@ def predict(machine: Timing, work: LayerWork) -> Counters:
         bank = _happens(np.stack([may_drain, last], axis=-1), cycles) & ~busy & ~drain
         starved = _happens(array.fetcher.starved, cycles)
         unloaded = _happens(array.fetcher.waits, cycles)
+        starved &= ~busy & ~drain & ~bank
         happened = (busy, starved & ~unloaded, starved & unloaded, drain, bank & ~extra, bank & extra)
         counters.append({cause: int(cycle.sum()) for cause, cycle in zip(CAUSES, happened, strict=True)}
                         | array.counts())

@@ -31,6 +31,11 @@ _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(\\\S+|\w+) +\(\n(.*?)^  \);$", re.MULT
 _MEMORY = re.compile(r"^  reg (?:signed )?\[\d+:0\] (\\\S+ |\w+) \[(\d+):0\];$", re.MULTILINE)
 _ELEMENT = re.compile(r"\\\S+\[\S*(?= )")
 _STARTER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+)  = 0;$", re.MULTILINE)
+_PRAGMA = """\
+// Initial values by non-blocking assignment start the `always @*` blocks, once all of them wait. Two-state simulators
+// have no need of it.
+/* verilator lint_off INITIALDLY */
+"""
 _KEPT = "\u00a7"    # stands for $, and occurs nowhere in the Verilog
 _PORT = re.compile(r"^    \.(\\\S+|\w+)", re.MULTILINE)
 
@@ -158,4 +163,4 @@ def convert_component(component: Component, name: str) -> str:
     _find_yosys()
     with _without_zeros():
         text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-    return clear_memories(share_modules(mend_names(text)))
+    return _PRAGMA + clear_memories(share_modules(mend_names(text)))
