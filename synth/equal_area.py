@@ -1,8 +1,7 @@
 """Which mix of dense and sparse arrays does the most work per area, on recorded activations?
 
-    python -m synth.equal_area                          areas of the table in this file, every third time step
-    python -m synth.equal_area --dense-area 60000 --sparse-area 70000
-    python -m synth.equal_area --all-steps
+    python -m synth.equal_area
+    python -m synth.equal_area --dense-3-area 30000 --sparse-area 28000     what if the arrays were smaller
 
 Each mix is timed by the cycle model, layer by layer, and its arrays' area added up. *Work per area* is the baseline's
 cycles x area over the mix's, so 1 is the baseline: one dense array, three multipliers per accumulator. Two
@@ -24,7 +23,7 @@ from sim.report import Table
 
 __all__ = ["MIXES", "ArrayArea", "Mix", "main", "table"]
 
-DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+DATA = Path(__file__).parents[1] / "golden" / "data"
 LUTS_PER_BLOCK_RAM = 83640 / 208    # of an ECP5-85F
 MODE: Mode = "balance"
 
@@ -44,9 +43,9 @@ class ArrayArea:
 
 # 16 x 16, default preset, `python -m synth --small`; keys are "sparse" or the taps of a dense array.
 AREAS: dict[str, ArrayArea] = {
-    "sparse": ArrayArea(0, 0),
-    "dense 3": ArrayArea(0, 0),
-    "dense 1": ArrayArea(0, 0),
+    "sparse": ArrayArea(65624, 208),
+    "dense 3": ArrayArea(85732, 13),
+    "dense 1": ArrayArea(49193, 13),
 }
 
 
@@ -98,18 +97,21 @@ def table(cycles: Mapping[Mix, int], areas: Mapping[str, ArrayArea]) -> Iterator
         ])
 
 
-def time_mixes(layers: Sequence[TraceLayer], config: Config) -> dict[Mix, int]:
-    """Return each mix's cycles for the layers."""
-    began, done = time.monotonic(), 0
-
-    def progress(_layer: TraceLayer) -> None:
-        nonlocal done
-        done += 1
+def _watched(layers: Sequence[TraceLayer]) -> Iterator[TraceLayer]:
+    """Yield the layers; on a terminal, say how many are done."""
+    began = time.monotonic()
+    for done, layer in enumerate(layers):
         if sys.stderr.isatty():
             print(f"\r{done} of {len(layers)} layers, {time.monotonic() - began:.0f} s ", end="", file=sys.stderr)
+        yield layer
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
 
+
+def time_mixes(layers: Sequence[TraceLayer], config: Config) -> dict[Mix, int]:
+    """Return each mix's cycles for the layers."""
     machines: dict[str, tuple[Config, Mode]] = {str(mix): (mix.machine(config), MODE) for mix in MIXES}
-    totals = sweep(layers, machines, progress=progress)
+    totals = sweep(_watched(layers), machines)
     return {mix: totals[str(mix)].cycles for mix in MIXES}
 
 
@@ -117,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table for each trace."""
     parser = argparse.ArgumentParser(prog="python -m synth.equal_area", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of trace_pre.npz and trace_post.npz")
-    parser.add_argument("--all-steps", action="store_true", help="all time steps instead of every third")
+    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR",
+                        help="folder of trace_pre.npz and trace_post.npz; golden/data if absent")
     parser.add_argument("--fifo-depth", type=int, help="instead of the default preset's")
     for key in AREAS:
         parser.add_argument(f"--{key.replace(' ', '-')}-area", type=float, metavar="LUTS",
@@ -136,14 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for trace in ("pre", "post"):
         path = options["data"] / f"trace_{trace}.npz"
         try:
-            layers = list(read_trace(path, None if options["all_steps"] else range(0, 18, 3)))
+            layers = list(read_trace(path))
         except OSError as error:
             print(f"synth.equal_area: cannot read {path}: {error.strerror}", file=sys.stderr)
             return 1
         lines = table(time_mixes(layers, config), areas)
         print(f"\ntrace {trace}, {len(layers)} layers and steps\n")
         for line in lines:
-            print(line)
+            print(line, flush=True)
     return 0
 
 

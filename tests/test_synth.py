@@ -8,6 +8,7 @@ import pytest
 from hw.config import PRESETS
 from sim.toolchain import ToolError
 from synth import area as area_module
+from synth import equal_area
 from synth.__main__ import main, report
 from synth.area import TARGETS, Area, Effort, ModuleArea, macs, measure, read_cells, read_memories
 from synth.equal_area import ArrayArea, Mix, table
@@ -114,3 +115,8 @@ def test_equal_area_divides_speed_by_area():
     assert [line.split()[-2] for line in lines[2:]] == ["1.00", "2.00", "1.67"]
     assert [str(mix) for mix in (Mix(1, 2), Mix(0, 3), Mix(2, 0, 1))] == [
         "1 dense, 3 taps + 2 sparse", "3 sparse", "2 dense, 1 taps"]
+
+
+def test_equal_area_needs_the_traces(capsys, tmp_path):
+    assert equal_area.main(["--data", str(tmp_path)]) == 1
+    assert f"cannot read {tmp_path}/trace_pre.npz: No such file or directory\n" in capsys.readouterr().err
