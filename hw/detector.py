@@ -252,31 +252,29 @@ class SparsityDetector(wiring.Component):
                 label_write.en.eq(host_write),
             ]
 
-        with m.FSM() as fsm:
-            with m.State("IDLE"), m.If(self.start & self.layer.detect):
-                m.d.sync += [signal.eq(0) for signal in (channels, k_tile, bins_used, dense_sum, sparse_sum)]
-                m.next = "COUNT"
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.idle.eq(1)
+                with m.If(self.start & self.layer.detect):
+                    m.d.sync += [signal.eq(0) for signal in (channels, k_tile, bins_used, dense_sum, sparse_sum)]
+                    m.next = "COUNT"
             with m.State("COUNT"), m.If(self.layer_end):
                 m.next = "SWEEP"
             with m.State("SWEEP"), m.If(~sweeping):
                 m.d.sync += [bin_cut.eq(0), index.eq(0)]
                 m.next = "CUT"
             with m.State("CUT"):
+                m.d.comb += cutting.eq(1)
                 with m.If(layer.balance & (bin_cut != BINS) & (sparse_sum + in_bin.nonzeros < dense_sum)):
                     m.d.sync += [bin_cut.eq(bin_cut + 1), sparse_sum.eq(sparse_sum + in_bin.nonzeros),
                                  dense_sum.eq(dense_sum - in_bin.cost)]
                 with m.Else():
                     m.next = "LABEL"
             with m.State("LABEL"):
+                m.d.comb += labelling.eq(1)
                 with m.If(reading):
                     m.d.sync += index.eq(index + 1)
                 with m.Elif(~writing):
                     m.d.sync += table.eq(table ^ (1 << layer.label_slot))
                     m.next = "IDLE"
-        # Not within the states, where Icarus leaves them unknown until the state first changes.
-        m.d.comb += [
-            self.idle.eq(fsm.ongoing("IDLE")),
-            cutting.eq(fsm.ongoing("CUT")),
-            labelling.eq(fsm.ongoing("LABEL")),
-        ]
         return m
