@@ -1,5 +1,6 @@
 """Stimuli and expected answers for the benches of the post-processor and the layer engine."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -138,14 +139,17 @@ def engine(config: Config, rng: np.random.Generator, layers: int = 3) -> dict[st
         w_fmt = S8 if config.sparse and number == layers - 1 else S4
         cases.append(chained_case(rng, config, cases[-1], out_fmt, w_fmt=w_fmt))
     last = cases[-1].output
-    labels = label_words(last.labels)
+    # What earlier time steps left: labels that would leave every channel out if they were still read.
+    stale = [(case.output.place, replace(case.labels_before, dead=np.ones_like(case.labels_before.dead)))
+             for case in cases]
     return {
         "setup": np.concatenate([memory_beats(config, cases[0].before),
+                                 *(label_beats(config, place, labels) for place, labels in stale),
                                  *(label_beats(config, item.place, item.labels) for item in cases[0].inputs),
                                  *(image_beats(config, case.image) for case in cases)]),
         "layers": to_words((layer_word(config, case.image) for case in cases), layer_layout(config).size),
         "steps": np.array([array_steps(config, case) for case in cases]),
         "after": np.stack([beats(cases[0].before), *(beats(case.after) for case in cases)]),
-        "label_slot": np.array(last.place.slot), "label_index": last.place.first + np.arange(len(labels)),
-        "labels": np.array(labels),
+        "label_slot": np.array(last.place.slot), "label_index": last.place.first + np.arange(len(last.labels.bin)),
+        "labels": np.array(label_words(last.labels)),
     } | {f"{number}.weights": np.concatenate(ktile_beats(config, case.image)) for number, case in enumerate(cases)}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from golden.conv import AccumulatorOverflow
+from golden.detector import threshold_detection
 from golden.formats import S4, S8, U4, U8, Tensor
-from golden.layer import Layer, LayerError, Placement, compile_layer, place, split_channels
+from golden.layer import LabelPlace, Layer, LayerError, Placement, compile_layer, place
 from golden.ppu import PostParams
 from hw.config import preset
 
@@ -29,12 +30,14 @@ def with_post(**changes: object) -> Layer:
     return replace(layer(), post=replace(layer().post, **changes))
 
 
-REFUSED: dict[str, tuple[Callable[[], Layer], dict[str, int], dict[str, int], str]] = {
+LABELS = {"detection": threshold_detection(24)}
+REFUSED: dict[str, tuple[Callable[[], Layer], dict[str, int], dict[str, object], str]] = {
     # what: layer, changes of the configuration, arguments of compile_layer, message
-    "8-bit weights": (lambda: replace(layer(), w_fmt=S8), {}, {},
-                      "layer 'L': s8 weights on u4 activations need a sparse array; dense arrays run s4 weights"),
-    "8-bit activations": (lambda: replace(layer(), inputs=(Tensor(layer().inputs[0].values, U8),)), {}, {},
-                          "layer 'L': s4 weights on u8 activations need a sparse array"),
+    "8-bit weights": (lambda: replace(layer(), w_fmt=S8), {"sparse": 0}, {},
+                      "layer 'L': s8 weights on u4 activations need a sparse array, and this configuration has none; "
+                      "dense arrays run s4 weights on 4-bit activations"),
+    "8-bit activations": (lambda: replace(layer(), inputs=(Tensor(layer().inputs[0].values, U8),)),
+                          {"sparse": 0}, {}, "layer 'L': s4 weights on u8 activations need a sparse array"),
     "a wide map": (lambda: layer(width=70), {}, {}, "the map is 70 x 4 pixels; dim_bits=6 allows 63"),
     "a high map": (lambda: layer(height=64), {}, {}, "the map is 6 x 64 pixels; dim_bits=6 allows 63"),
     "many k-tiles": (lambda: layer(outputs=4 * 1023 + 1, height=1, width=1), {}, {},
@@ -47,8 +50,18 @@ REFUSED: dict[str, tuple[Callable[[], Layer], dict[str, int], dict[str, int], st
     "many kernel lines": (lambda: layer(channels=3), {"weight_depth": 8}, {},
                           "a k-tile has 9 kernel lines; weight_depth=8"),
     "many groups": (lambda: layer(channels=3, group=1), {"scale_depth": 2}, {}, "3 groups; scale_depth=2"),
-    "a long list": (lambda: layer(channels=5), {}, {"list_first": 60},
-                    "a channel list of 5 entries from 60 on; list_depth=64"),
+    "a long table": (lambda: layer(channels=5), {}, {"table_first": 60},
+                     "5 entries of the channel table from 60 on; table_depth=64"),
+    "a long list": (lambda: layer(channels=5), {"list_depth": 4}, {},
+                    "5 entries may go to one array; list_depth=4"),
+    "a long table of passes": (lambda: replace(layer(channels=5, group=5), w_fmt=S8,
+                                               inputs=(Tensor(np.full((5, 1, 4, 6), 99), U8),),
+                                               weights=np.full((3, 5, 3, 3), 99)), {"table_depth": 16, "group": 8}, {},
+                               "20 entries of the channel table from 0 on; table_depth=16"),
+    "many labels of an input": (layer, {}, {"in_labels": [LabelPlace(127, 0)]},
+                                "labels of 2 channels from 127 on; label_depth=128"),
+    "many labels of the output": (layer, {}, LABELS | {"out_labels": LabelPlace(126, 1)},
+                                  "labels of 3 channels from 126 on; label_depth=128"),
     "many parameters": (lambda: layer(blocks=2), {}, {"param_first": 59},
                         "2 parameter blocks of 3 words from 59 on; param_depth=64"),
     "many samples": (lambda: layer(samples=2), {}, {"sample_first": 7}, "2 samples from 7 on; samples=8"),
@@ -65,11 +78,18 @@ def test_compile_layer_refuses(what: str) -> None:
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [{"list_first": 59}, {"param_first": 58}, {"sample_first": 6}])
-def test_compile_layer_accepts_what_just_fits(arguments: dict[str, int]) -> None:
+@pytest.mark.parametrize("arguments", [
+    {"table_first": 59}, {"param_first": 58}, {"sample_first": 6}, {"in_labels": [LabelPlace(123, 3)]},
+    LABELS | {"out_labels": LabelPlace(125, 3)}])
+def test_compile_layer_accepts_what_just_fits(arguments: dict[str, object]) -> None:
     config = replace(TINY, weight_depth=16, scale_depth=2)
     fits = layer(channels=5, blocks=2, samples=2, width=63, height=3)
     compile_layer(fits, config, place(fits, config), **arguments)
+
+
+def test_detection_needs_a_place_for_the_labels() -> None:
+    with pytest.raises(ValueError, match="detection needs out_labels, the place of the labels"):
+        compile_layer(layer(), TINY, place(layer(), TINY), **LABELS)
 
 
 def test_place_refuses_what_does_not_fit_and_accepts_what_just_does() -> None:
@@ -104,12 +124,19 @@ def test_compile_layer_proves_the_accumulators(channels: int, group: int, code: 
             compile_layer(proved, config, place(proved, config))
 
 
-@pytest.mark.parametrize("channels", [[[0]], [[0, 1], [1]], [[0, 1, 2], []]])
-def test_channels_must_be_a_partition(channels: list[list[int]]) -> None:
-    config = replace(TINY, dense=len(channels))
-    with pytest.raises(ValueError, match=r"channels must name each of 0\.\.1 once, in"):
-        compile_layer(layer(), config, place(layer(), config), channels)
+@pytest.mark.parametrize("order", [[0], [0, 1, 1], [0, 2], [1, 0, 2]])
+def test_order_must_name_each_channel_once(order: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"order must name each of 0\.\.1 once, not \["):
+        compile_layer(layer(), TINY, place(layer(), TINY), order)
 
 
-def test_split_channels_keeps_groups_whole() -> None:
-    assert split_channels(layer(channels=11, group=4), 2) == [[0, 1, 2, 3, 8, 9, 10], [4, 5, 6, 7]]
+def test_vectors_are_runs_of_a_group_and_pass() -> None:
+    """Two groups, the second split by the order; s8 weights make two passes of each run."""
+    wide = replace(layer(channels=6, group=4), w_fmt=S8, weights=np.full((3, 6, 3, 3), 99))
+    table = compile_layer(wide, TINY, place(wide, TINY), [5, 2, 0, 4, 1, 3]).table
+    entries = [item.entry for item in table]
+    assert [item.label for item in table] == [5, 5, 2, 0, 2, 0, 4, 4, 1, 3, 1, 3]
+    assert [entry.group for entry in entries] == [1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0]
+    assert [entry.exponent for entry in entries] == [0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1]
+    assert [entry.last for entry in entries] == [True, True, *[False, True] * 2, True, True, *[False, True] * 2]
+    assert not any(item.dense_ok for item in table)
