@@ -41,7 +41,7 @@ class ArrayArea:
         return self.luts + LUTS_PER_BLOCK_RAM * self.block_rams
 
 
-# 16 x 16, default preset, FIFO 32, `python -m synth --small`, Yosys 0.70; keys are "sparse" or the taps of a dense array.
+# 16 x 16, default preset, FIFO 32, `python -m synth --small`, Yosys 0.70; by "sparse" or the taps of a dense array.
 AREAS: dict[str, ArrayArea] = {
     "sparse": ArrayArea(68280, 208),
     "dense 3": ArrayArea(85732, 13),
