@@ -69,7 +69,7 @@ def draw_crossover(config: Config) -> bytes:
             axes.plot(crossing, cycles, "o", color="black", ms=5, zorder=3)
             axes.annotate(f"{crossing:.0f} % zeros", (crossing, cycles), (6, 6), textcoords="offset points", fontsize=9)
     axes.set(xlim=(0, 98), ylim=(0, None), xlabel="zeros among the activations (%)", ylabel="cycles")
-    axes.set_title(f"3x3, 64 -> 64 channels, 16x16 pixels, random zeros, {config.rows} x {config.cols} lanes", fontsize=11)
+    axes.set_title(f"3x3, 64 -> 64 channels, 16x16 pixels, random zeros, {config.rows} x {config.cols}", fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     return _png(figure)
