@@ -152,7 +152,7 @@ def _detection(config: Config, rng: np.random.Generator, pixels: int) -> Detecti
                      int(rng.choice([0, 1, 3, config.addr_bits])))
 
 
-def detector(config: Config, rng: np.random.Generator, epochs: int = 8, runs: int = 8) -> Vectors:
+def detector(config: Config, rng: np.random.Generator, epochs: int = 8, runs: int = 5) -> Vectors:
     """Layers of all kinds, labelled or not, under one refresh policy after another.
 
     Returns
@@ -182,12 +182,12 @@ def detector(config: Config, rng: np.random.Generator, epochs: int = 8, runs: in
                 table[index] = label
 
     for epoch in range(epochs):
-        policy = RefreshPolicy(("every", "every_n", "mask", "frozen")[epoch % 4], int(rng.integers(1, 4)),
+        policy = RefreshPolicy(("every", "every_n", "mask", "frozen")[epoch % 4], 2 + epoch // 4,
                                int.from_bytes(rng.bytes(8), "little"))
         step = int(rng.integers(60))
         table[:] = -1
         for _ in range(runs):
-            step = (step + int(rng.integers(3))) % 64
+            step = (step + int(rng.choice([0, 1, 1, 2]))) % 64
             slot = int(rng.integers(len(slots)))
             transform = list(Transform)[rng.integers(3)]
             parts = PARTS if transform is Transform.SPACE_TO_DEPTH else 1
