@@ -1,4 +1,4 @@
-"""The benches of the dense array, the post-processor and the layer engine pass, in odd sizes."""
+"""The benches of the arrays, the post-processor and the layer engine pass, in odd sizes."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sim.toolchain import ToolError, icarus
 BUILD = Path(__file__).parents[1] / "build"
 SEED = 1
 RUNS = [pytest.param(bench, simulator, id=f"{bench.name}-{simulator}")
-        for bench in BENCHES if bench.block in ("dense", "ppu", "engine") for simulator in bench.simulators]
+        for bench in BENCHES if bench.block in ("dense", "sparse", "ppu", "engine") for simulator in bench.simulators]
 
 
 @pytest.mark.parametrize(("bench", "simulator"), RUNS)

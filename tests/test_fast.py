@@ -165,7 +165,7 @@ def test_missing_compiler_is_one_line(verilog, tmp_path, monkeypatch):
 
 def test_broken_verilog_is_refused(tmp_path):
     broken = tmp_path / "broken.v"
-    broken.write_text("module broken(input clk; endmodule\n")
+    broken.write_text("module broken(clk, rst);\n  input clk;\n  input rst;\n  assign = 1;\nendmodule\n")
     with pytest.raises(toolchain.ToolError, match=r"verilating broken.v failed[\s\S]*syntax error"):
         FastSim.build(broken, "broken", tmp_path)
     assert not list((tmp_path / "fast").glob("*/libsim.so"))
