@@ -6,9 +6,10 @@ States, and what they cost:
     COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per column of the k-tile.
             When a k-tile ends its counts move, in the background of the next one, to the channels' counts and to the
             histogram: the sums of nonzeros and of dense cost, for each of 32 bins of the count.
-    SWEEP   the layer has ended: the counts that are left move.                       up to 8 x cols cycles
-    CUT     mode `balance`: how many bins, sparsest first, go to sparse arrays.       up to 32 cycles
-    LABEL   one channel per cycle: label = f(count), written to the other table.      channels + 2 cycles
+    SWEEP   the layer has ended: the counts that are left move.             the last k-tile's channels (4 x with
+                                                                            space-to-depth), of two k-tiles if short
+    CUT     mode `balance`: how many bins, sparsest first, go to sparse.    up to 33 cycles, in `threshold` 1
+    LABEL   one channel per cycle: label = f(count), to the other table.    channels + 2 cycles
             The tensor's slot then turns to the other table.
 
 Modes. `threshold` (SQ-DM, section IV): sparse where the nonzeros are fewer than label_limit; 30 % zeros is
@@ -69,7 +70,9 @@ class SparsityDetector(wiring.Component):
     idle : Out(1)
         The labels are valid, and a layer may begin.
     load : In(load_layout), load_en : In(1)
-        A beat of LABEL; others are passed over.
+        A beat of LABEL, only while `load_ready`; others are passed over.
+    load_ready : Out(1)
+        The detector itself writes no labels now.
     index, slot : In, label : Out(label_layout)
         Read port for the scheduler; the label asked for in the last cycle.
     host_index, host_slot : In, host_label : Out(label_layout)
@@ -78,7 +81,7 @@ class SparsityDetector(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        ports = {}
+        ports: dict[str, wiring.Member] = {}
         for prefix in ("", "host_"):
             ports |= {f"{prefix}index": In(config.label_bits), f"{prefix}slot": In(config.slot_bits),
                       f"{prefix}label": Out(label_layout())}
@@ -93,6 +96,7 @@ class SparsityDetector(wiring.Component):
             "idle": Out(1),
             "load": In(load_layout(config)),
             "load_en": In(1),
+            "load_ready": Out(1),
             **ports,
         })
 
@@ -221,6 +225,7 @@ class SparsityDetector(wiring.Component):
             counts_read.addr.eq(index),
             reading.eq(labelling & (index != channels)),
         ]
+        m.d.comb += self.load_ready.eq(~labelling)
         m.d.sync += [writing.eq(reading), write_index.eq(layer.label_first + index)]
 
         count = counts_read.data

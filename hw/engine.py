@@ -215,7 +215,8 @@ class LayerEngine(wiring.Component):
             ppu.start.eq(start),
             ppu.load.eq(load),
             ppu.load_en.eq(load_en),
-            self.load.ready.eq(Mux(beat, ~writes, ~to_half | Cat(halves_free).all())),
+            self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all())
+                                   & ((load.space != Space.LABEL) | detector.load_ready))),
             memory.write.eq(ppu.write),
             idle.eq(Cat(idles).all()),
         ]

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from amaranth.back import rtlil, verilog
 from amaranth.lib.wiring import Component
@@ -67,6 +68,10 @@ def _dependencies_first(modules: dict[str, str]) -> Iterator[str]:
         yield from visit(name)
 
 
+def _renumber(module: str, names: dict[str, str]) -> str:
+    return _NUMBERED.sub(lambda match: names[match[0]], module)
+
+
 def share_modules(text: str) -> str:
     """Return the Verilog with one module for each set of identical ones, named after its place.
 
@@ -91,7 +96,7 @@ def share_modules(text: str) -> str:
         module = _INSTANCE.sub(redirect, modules[name])
         found = dict.fromkeys(_NUMBERED.findall(module))
         renumbered = numbering[name] = {old: f"\\${number}" for number, old in enumerate(found, 1)}
-        module = _NUMBERED.sub(lambda match, names=renumbered: names[match[0]], module).replace(_KEPT, "$")
+        module = _renumber(module, renumbered).replace(_KEPT, "$")
         body = module.split("(", 1)[1]
         if name == top:
             chosen[name] = name
@@ -137,7 +142,7 @@ def _without_zeros() -> Iterator[None]:
     """
     emit_memory = rtlil.ModuleEmitter.emit_memory
 
-    def emit_nonzero(self: rtlil.ModuleEmitter, index: int, cell: object) -> None:
+    def emit_nonzero(self: Any, index: int, cell: Any) -> None:
         if any(cell.init):
             emit_memory(self, index, cell)
 

@@ -56,12 +56,10 @@ class WeightHalves(wiring.Component):
         The array has finished a k-tile; its half is free.
     """
 
-    commit: In(1)
-    free: Out(1)
-    half: Out(1)
-    ready: Out(1)
-    take: In(1)
-    release: In(1)
+    def __init__(self) -> None:
+        super().__init__({
+            "commit": In(1), "free": Out(1), "half": Out(1), "ready": Out(1), "take": In(1), "release": In(1),
+        })
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
