@@ -119,7 +119,7 @@ def tap_counts(nonzero: Bool, taps: Int64, wrap: bool = False) -> Uint8Array:
         used = np.flatnonzero(taps >> tap & 1)
         dy, dx = divmod(tap, LINES)
         counts[used] += padded[used, :, dy:dy + height, dx:dx + width]
-    return counts.reshape(len(nonzero), -1)
+    return counts.reshape(len(nonzero), int(np.prod(nonzero.shape[1:])))
 
 
 def inside_taps(work: LayerWork, array: int) -> int:

@@ -148,6 +148,11 @@ def test_rows_are_skewed_as_in_the_hardware() -> None:
         assert skews(rows) == hw_skews(rows)
 
 
+def test_an_array_without_channels_has_no_taps() -> None:
+    counts = tap_counts(np.zeros((0, 2, 3, 4), bool), np.zeros(0, np.int64))
+    assert counts.shape == (0, 24)
+
+
 def trace_layers() -> list[TraceLayer]:
     rng = np.random.default_rng(3)
     density = 0.6 * rng.random((32, 1, 1, 1))   # all below the threshold
