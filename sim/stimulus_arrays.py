@@ -242,10 +242,14 @@ def sparse(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     zeros = Run(config, rng, any_pass=True)
 
     def tile(*vectors: str) -> list[list[Window]]:
-        """`0`: a window of zeros; `m`: one of nonzeros beyond the image; `x`: one of nonzeros; `r`: of one row's."""
+        """Vectors of windows.
+
+        `0`: of zeros; `m`: of nonzeros beyond the image; `x`: of nonzeros; `r`: of one row's; `f`: of the first row's.
+        """
         def window(kind: str) -> Window:
             drawn = zeros.drawn(width, float(kind != "0"), taps=ALL_TAPS)
-            lines = {"m": none, "r": np.arange(rows) == rng.integers(rows)}.get(kind, np.ones(rows, np.bool_))
+            one = {"m": -1, "r": rng.integers(rows), "f": 0}.get(kind)
+            lines = np.ones(rows, np.bool_) if one is None else np.arange(rows) == one
             return Window(drawn.nibbles, ALL_TAPS, np.stack([lines] * LINE_TAPS), drawn.left, drawn.right)
         return [[window(kind) for kind in vector] for vector in vectors]
 
@@ -256,6 +260,10 @@ def sparse(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     zeros.k_tile(width, [tile("x")])
     zeros.k_tile(width, [tile("0")])
     zeros.k_tile(width, [tile("rr", "r"), tile("x", "x00"), tile("0"), tile("0")])
+    for _ in range(3):      # each row keeps back a window that ends the k-tile
+        zeros.k_tile(width, [tile("x00", "00")])
+    for _ in range(4):      # all rows but one are done early with the weights
+        zeros.k_tile(width, [tile("f" * 8, "f" * 8)])
     result |= zeros.vectors("zeros")
 
     single = Run(config, rng, any_pass=True)

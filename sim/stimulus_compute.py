@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from golden.detector import Labels
 from golden.formats import FORMATS, S4, S8, U4, Format, Int64Array, Tensor, Uint8Array
-from golden.layer import Layer, compile_layer, initial_memory, place
+from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.layout import space_to_depth, store, upsample2
 from golden.ppu import postprocess
 from hw.config import Config
@@ -19,6 +20,7 @@ from .stimulus import (
     GAP,
     TENSORS,
     TRANSFORMS,
+    Labelled,
     LayerCase,
     array_steps,
     chained_case,
@@ -130,10 +132,12 @@ def engine(config: Config, rng: np.random.Generator, layers: int = 3) -> dict[st
         return memory_beats(config, memory)[:, :config.bus_bits // 64]
 
     outputs = 2 * config.cols + 1   # three k-tiles: more than the weight memory holds at once
-    wide = random_layer(rng, config, shape=(4, 1, 3, 5), outputs=outputs, kernel=3, transform="none", out_fmt=U4,
-                        residual=None, weights=rng.choice([-8, -3, 2, 7], (outputs, 4, 3, 3)), in_fmts=[U4],
-                        w_fmt=S4)
-    cases: list[LayerCase] = [layer_case(rng, config, wide, first=(3, 2, 1), detect=True)]
+    dead = np.arange(4) == 2
+    inputs = Tensor(rng.integers(0, 16, (4, 1, 3, 5)) * ~dead[:, None, None, None], U4)
+    wide = random_layer(rng, config, inputs=(inputs,), outputs=outputs, kernel=3, transform="none", out_fmt=U4,
+                        residual=None, weights=rng.choice([-8, -3, 2, 7], (outputs, 4, 3, 3)), w_fmt=S4)
+    labels = Labelled(LabelPlace(5, 0), Labels(np.arange(4) == 1, dead, rng.integers(0, 32, 4)))
+    cases: list[LayerCase] = [layer_case(rng, config, wide, first=(3, 2, 1), inputs=[labels], detect=True)]
     for number in range(1, layers):
         out_fmt = [S8, S4][number % 2] if config.sparse else S4
         w_fmt = S8 if config.sparse and number == layers - 1 else S4
