@@ -4,10 +4,10 @@ A trace holds the nonzero masks of real sampling, [steps, samples, C, H, W] for 
 labelled in each time step as the detector would, dealt out as the scheduler does, and timed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,7 @@ class Total:
 
 
 def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[StudyMachine, Mode]], *, wrap: bool = False,
-          overhead: float = OVERHEAD, beats: Callable[[Any, TraceLayer], int] | None = None) -> dict[str, Total]:
+          overhead: float = OVERHEAD) -> dict[str, Total]:
     """Time layers on several machines.
 
     Parameters
@@ -185,14 +185,10 @@ def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[StudyMachin
     machines : mapping of str to (machine, mode)
     wrap, overhead
         See `layer_work` and `label`.
-    beats : callable, optional
-        Beats of a k-tile's weights on a machine, see `golden.work.LayerWork`; by default they are always there.
     """
     totals = {name: Total() for name in machines}
     for layer in layers:
         for name, (machine, mode) in machines.items():
             work = layer_work(machine, layer, label(machine, layer, mode, wrap=wrap, overhead=overhead), wrap=wrap)
-            if beats is not None:
-                work = replace(work, ktile_beats=beats(machine, layer))
             totals[name].add(layer, predict(machine, work), bound(machine, work))
     return totals
