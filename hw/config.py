@@ -139,7 +139,7 @@ class Config:
             except TypeError:
                 raise ConfigError(f"{field.name}={value!r} is not legal: it must be an integer") from None
         self._range("rows", 2, 128, "one row has no neighbour to share a window with")
-        self._range("cols", 2, 128, "one column has no drain chain")
+        self._range("cols", 2, 128, "a scale unit serves several columns")
         self._range("dense", 0, 8, "each array needs its share of the memory ports")
         self._range("sparse", 0, 8, "each array needs its share of the memory ports")
         self._require(self.arrays >= 1, "dense", "at least 1 while sparse is 0", "an engine needs an array")

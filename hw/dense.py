@@ -63,7 +63,7 @@ def array_signature(config: Config) -> wiring.Signature:
     steps : Out(bits of rows)
         Rows that make a step in this cycle.
     wait_drain, wait_bank : Out(1)
-        In this cycle none does, because its drain chain is busy, or both accumulator banks wait to be read.
+        In this cycle none does, because a vector is being drained, or both accumulator banks wait to be read.
     idle : Out(1)
         Nothing is on its way; complete tiles may still wait.
     """

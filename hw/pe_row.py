@@ -2,7 +2,7 @@
 
     product stage      dot[k]   <= sum over taps of a[tap] * w[tap][k]
     sum stage          local[k] <= (first ? 0 : local[k]) + dot[k];  at a vector's end the sum moves to hold[k]
-    drain              hold[] shifts towards the scale units, `lanes_per_scale` lanes each, one lane per cycle
+    drain              each scale unit takes its `lanes_per_scale` lanes of hold[] in turn, one per cycle
     scale unit         value <= (hold * mantissa) << shift            two cycles
     accumulator        acc[bank][k] += value                          one cycle, at the same address
 
@@ -11,7 +11,7 @@ while the next tile fills the other. All control comes from outside: the dense a
 """
 
 from functools import reduce
-from operator import add
+from operator import add, or_
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -36,8 +36,8 @@ def control_layout(config: Config) -> data.StructLayout:
         With `add`: they begin a vector.
     hold : 1 bit
         With `add`: they end it; the sum moves on to be drained.
-    shift : 1 bit
-        Drain one lane of each scale unit.
+    drain_lane : bits of lanes_per_scale
+        Lane that each scale unit takes.
     mantissa : 4 bits x scale_units, shift_by : bits of shift_by_max x scale_units
         The draining lane's scale is mantissa << shift_by; the shift acts one cycle after the mantissa.
     write : 1 bit
@@ -55,7 +55,7 @@ def control_layout(config: Config) -> data.StructLayout:
         "add": 1,
         "first": 1,
         "hold": 1,
-        "shift": 1,
+        "drain_lane": range(config.lanes_per_scale),
         "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
         "shift_by": data.ArrayLayout(max(1, config.shift_by_max.bit_length()), units),
         "write": 1,
@@ -131,18 +131,17 @@ class PERow(wiring.Component):
                     m.d.comb += read_place.eq(lane % lanes_per_unit)
 
         for unit in range(units):
-            chain = holds[unit * lanes_per_unit:(unit + 1) * lanes_per_unit]
-            for place, (hold, total) in enumerate(chain):
+            waiting = holds[unit * lanes_per_unit:(unit + 1) * lanes_per_unit]
+            for hold, total in waiting:
                 with m.If(control.hold):
                     m.d.sync += hold.eq(total)
-                if place + 1 < len(chain):
-                    with m.Elif(control.shift):
-                        m.d.sync += hold.eq(chain[place + 1][0])
-
+            # One product term per lane and an OR: in LUTs as small as a shift register, which moves every lane.
+            chosen = [hold.as_unsigned() & (control.drain_lane == number).replicate(config.psum_bits)
+                      for number, (hold, _) in enumerate(waiting)]
             scaled = Signal(signed(config.psum_bits + config.scale_man_bits + 1), name=f"scaled{unit}", reset_less=True)
             value = Signal(signed(config.acc_bits), name=f"value{unit}", reset_less=True)
             m.d.sync += [
-                scaled.eq(chain[0][0] * control.mantissa[unit]),
+                scaled.eq(reduce(or_, chosen).as_signed() * control.mantissa[unit]),
                 value.eq(scaled << control.shift_by[unit]),
             ]
 

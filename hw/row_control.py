@@ -50,7 +50,7 @@ class RowControl(wiring.Component):
     accept : In(1)
         The step is made. One that ends a vector waits while `wait_drain` or `wait_bank`.
     wait_drain : Out(1)
-        The drain chain is busy: no vector may end.
+        A vector is being drained: no other may end.
     wait_bank : Out(1)
         Both accumulator banks wait to be read: no first vector of a tile may end.
     scale_en, scale_half, scale_addr : Out
@@ -148,7 +148,7 @@ class RowControl(wiring.Component):
             m.d.sync += control.shift_by[unit].eq(Mux(exponent.any(), exponent - 1, 0)
                                                   + (drain.step.exponent << 2 if config.sparse else 0))
 
-        # The scaled lane reaches its accumulator two cycles after it left the chain.
+        # The scaled lane reaches its accumulator two cycles after it was taken.
         tail = [[drain.valid, lane, drain.bank, drain.tile_first, drain.step.tile_last & last_lane]]
         for _ in range(2):
             later = [Signal.like(value) for value in tail[-1]]
@@ -167,7 +167,7 @@ class RowControl(wiring.Component):
             control.add.eq(sums.valid),
             control.first.eq(sums.first),
             control.hold.eq(hold),
-            control.shift.eq(drain.valid),
+            control.drain_lane.eq(lane),
             control.write.eq(write),
             control.write_lane.eq(write_lane),
             control.write_bank.eq(write_bank),

@@ -88,7 +88,7 @@ class SparseRow(wiring.Component):
         The accumulator asked for in the last cycle.
     ktile_done : Out(1)
     busy, wait_drain, wait_bank : Out(1)
-        In this cycle the row makes a step; waits for its drain chain; for an accumulator bank.
+        In this cycle the row makes a step; waits for a vector's drain; for an accumulator bank.
     idle : Out(1)
     """
 

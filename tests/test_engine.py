@@ -3,9 +3,12 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Shape
+from amaranth.lib import data
 
 from golden.detector import RefreshPolicy, balance_detection, classify, threshold_detection
 from golden.formats import FORMATS, S4, S8, U4, U8, Format, Tensor
@@ -13,8 +16,8 @@ from golden.layer import LayerError, compile_layer, place
 from golden.workload.layers import Workload, real_layer
 from hw.config import preset
 from hw.gen import emit
-from hw.interfaces import layer_layout
-from sim.beats import image_beats, ktile_beats, label_beats, layer_word, memory_beats
+from hw.interfaces import Transform, layer_layout, param_layout, table_layout
+from sim.beats import image_beats, ktile_beats, label_beats, layer_word, memory_beats, packer
 from sim.engine import EngineRun, FastEngine
 from sim.fast import FastSim
 from sim.stimulus import (
@@ -51,6 +54,26 @@ SMALL = [name for name in CONFIGS if "large" not in name]
 WITH_SPARSE = [name for name in SMALL if CONFIGS[name].sparse]
 LAYERS = 80     # random layers for each configuration
 WORKLOAD = Workload(channels=16)
+
+
+@pytest.mark.parametrize("layout", [table_layout(TINY), param_layout(TINY), layer_layout(TINY)])
+def test_packer_packs_as_amaranth_does(layout: data.StructLayout) -> None:
+    rng = np.random.default_rng(1)
+
+    def some(shape: data.StructLayout) -> dict[str, Any]:
+        return {str(name): some(field.shape) if isinstance(field.shape, data.StructLayout)
+                else rng.choice(list(Transform)) if field.shape is Transform
+                else int(rng.integers(1 << field.width)) - (Shape.cast(field.shape).signed << field.width - 1)
+                for name, field in shape}
+
+    for _ in range(20):
+        values = some(layout)
+        assert packer(layout)(values) == layout.const(values).as_value().value
+
+
+def test_packer_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="m=32768000 does not fit in 16 bits"):
+        packer(param_layout(TINY))({"m": 32768000, "r": 0, "b": 0})
 
 
 @cache
