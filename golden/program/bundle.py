@@ -1,4 +1,4 @@
-"""A program, and what the host must know to run it: where tensors lie in the data region, and which labels they have."""
+"""A program and what the host must know to run it: where tensors lie in the data region, and what labels they have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
