@@ -18,7 +18,7 @@ from hw.config import Config, preset
 from sim.stimulus import random_layer, random_tensor
 from tests.networks import BLOCKS, STEPS, Case, conv_node, random_case, reference
 
-TINY = preset("tiny")
+TINY = replace(preset("tiny"), table_depth=128)      # 64 entries a layer
 SEEDS = 25
 CONFIGS = {
     "tiny": TINY,
@@ -88,15 +88,19 @@ def test_one_layer_is_that_of_golden_run(name: str, seed: int) -> None:
 def test_networks_over_time_steps(name: str, seed: int) -> None:
     """Concatenation, residuals, 8 bits, transforms, parameter blocks, masks; tensors whole, on chip and spilled."""
     rng = np.random.default_rng([seed, 2])
-    # Small memories make spills, the smallest do not fit at all.
-    config = replace(CONFIGS[name], act_nibbles=1 << int(rng.integers(10, 14)), label_slots=int(rng.choice([2, 4])))
+    config = replace(CONFIGS[name], label_slots=int(rng.choice([2, 4])))
     shape = int(rng.integers(1, 4)), int(rng.integers(1, 7)), int(rng.integers(1, 7))
     case = random_case(rng, config, shape, int(rng.integers(2, 8)), masks=bool(rng.random() < 0.5))
-    try:
-        check(config, case, rng, f"seed {seed}", STEPS)
-    except LayerError as error:
-        assert "layer 'layer" in str(error)
-        check(replace(config, act_nibbles=1 << 14), case, rng, f"seed {seed}", STEPS)
+    # The smallest memory on which it runs makes spills, a large one none.
+    for bits in (*range(8, 14), 14):
+        try:
+            check(replace(config, act_nibbles=1 << bits), case, rng, f"seed {seed}", STEPS)
+        except LayerError as error:
+            assert bits < 14 and "layer 'layer" in str(error)
+        else:
+            break
+    codes = check(replace(config, act_nibbles=1 << 14), case, rng, f"seed {seed}, large memory", STEPS)
+    assert codes.count(Opcode.LOAD) <= len(case.inputs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

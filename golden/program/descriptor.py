@@ -313,7 +313,7 @@ class Descriptor:
         return self.values.get(name, 0)
 
 
-def encode(opcode: Opcode, **values: int) -> bytes:
+def encode(opcode: Opcode, /, **values: int) -> bytes:
     """Write down a descriptor: 128 bytes, little-endian.
 
     Parameters

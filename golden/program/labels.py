@@ -38,10 +38,6 @@ class LabelTable:
         for place, sparse, dead, count_bin in zip(places, new.sparse, new.dead, new.bin, strict=True):
             self._copies[self._valid[slot]][place] = bool(sparse), bool(dead), int(count_bin)
 
-    def reset(self) -> None:
-        """The engine's reset: all slots turn to the first copy; the labels themselves stay."""
-        self._valid = [0] * len(self._valid)
-
 
 def fresh(policy: RefreshPolicy) -> RefreshPolicy:
     """The same policy, that has not seen a time step yet."""

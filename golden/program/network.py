@@ -235,8 +235,8 @@ def _checked(node: Node, tensors: Mapping[str, TensorShape], blocks: int) -> Ten
         need(node.weights.ndim == 4 and node.weights.shape[1] == channels,
              f"weights of the shape {node.weights.shape} for {channels} input channels")
         need(node.group >= 1 and node.codes.shape == (node.outputs, -(-channels // node.group)),
-             f"codes of the shape {node.codes.shape} for {node.outputs} outputs and groups of {node.group} of {channels} "
-             "channels")
+             f"codes of the shape {node.codes.shape} for {node.outputs} outputs and {channels} channels in groups of "
+             f"{node.group}")
     else:
         need(node.outputs == channels, f"parameters of {node.outputs} channels for {channels}")
     shape = (node.outputs, *inner)

@@ -156,8 +156,7 @@ class Simulator:
         return Outcome(None, index, "", (0, 0), run.traffic)
 
     def reset(self) -> None:
-        """Reset the engine, as after an error: memories stay as they are, the detector begins anew."""
-        self.labels.reset()
+        """Reset the engine, as after an error: memories and labels stay, the refresh policy begins anew."""
         self.policy = fresh(self.policy)
 
     def _step(self, run: _Run, index: int) -> bool:

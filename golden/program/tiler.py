@@ -275,8 +275,9 @@ class _Tiler:
                 self._move(name, self.host[name], places[name], first, end - first, 0, self._mask(name), False)
             self.emitter.layer(node, [places[name] for name in node.inputs],
                                places[node.residual] if node.residual else None, places[out])
-            self._move(out, home, places[out], *(self._out_lines(node, lines) for lines in
-                                                 (inner, inner_end - inner, inner - first)), node.mask, True)
+            lines, skip = inner_end - inner, inner - first
+            self._move(out, home, places[out], _out_lines(node, inner), _out_lines(node, lines), _out_lines(node, skip),
+                       node.mask, True)
         self.stored.add(out)
 
     def _period(self, node: Node, width: int) -> int:
@@ -310,9 +311,6 @@ class _Tiler:
         places[node.output] = Place(TensorShape(shape, node.out_fmt), base)
         return places if places[node.output].end <= self.machine.act_nibbles else None
 
-    def _out_lines(self, node: Node, lines: int) -> int:
-        return {"none": lines, "upsample": 2 * lines, "space_to_depth": lines // 2}[node.transform]
-
     def _move(self, name: str, home: HostTensor, place: Place, first: int, lines: int, skip: int, mask: int,
               store: bool) -> None:
         """Move `lines` lines from line `first` on between the data region and line `skip` on of a band on chip."""
@@ -326,3 +324,8 @@ class _Tiler:
         else:
             self.emitter.load(run, mask)
 
+
+
+def _out_lines(node: Node, lines: int) -> int:
+    """Lines of the written tensor that so many computed ones make."""
+    return {"none": lines, "upsample": 2 * lines, "space_to_depth": lines // 2}[node.transform]
