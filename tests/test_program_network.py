@@ -10,7 +10,7 @@ from golden.detector import RefreshPolicy, threshold_detection
 from golden.formats import S4, S8, U4, Tensor
 from golden.layer import Layer, LayerError, initial_memory, place, run
 from golden.layout import load
-from golden.program.descriptor import BYTES, Opcode, decode
+from golden.program.descriptor import ALL_STEPS, BYTES, Opcode, decode
 from golden.program.network import Conv, Elementwise, Input, Network, Parameters
 from golden.program.simulator import Simulator
 from golden.program.tiler import tile
@@ -32,9 +32,40 @@ def opcodes(code: bytes, count: int) -> list[Opcode]:
     return [decode(code[BYTES * number:BYTES * (number + 1)]).opcode for number in range(count)]
 
 
+def check_order(config: Config, code: bytes, count: int) -> None:
+    """No LOAD may overtake what still uses its place, or writes what it reads, unless it waits."""
+    def meet(first: tuple[int, int], second: tuple[int, int]) -> bool:
+        return first[0] < second[1] and second[0] < first[1]
+
+    beat = config.bus_bits // 4
+    chip: list[tuple[int, int]] = []        # nibbles that layers and stores before use
+    host: list[tuple[int, int]] = []        # bytes that stores before write
+    for number in range(count):
+        item = decode(code[BYTES * number:BYTES * (number + 1)])
+        if item.opcode in (Opcode.LOAD, Opcode.STORE):
+            on_chip = (item["chip_first"] * beat,
+                       (item["chip_first"] + (item["runs"] - 1) * item["chip_stride"] + item["beats"]) * beat)
+            off_chip = (item["offset"], item["offset"] + (item["runs"] - 1) * item["stride"]
+                        + item["beats"] * config.bus_bits // 8)
+        if item.opcode is Opcode.LOAD:
+            if item["wait"]:
+                if item["mask"] == ALL_STEPS:
+                    chip, host = [], []
+            else:
+                assert not any(meet(on_chip, other) for other in chip), f"descriptor {number} overtakes its place's use"
+                assert not any(meet(off_chip, other) for other in host), f"descriptor {number} overtakes its store"
+        elif item.opcode is Opcode.STORE:
+            chip.append(on_chip)
+            host.append(off_chip)
+        elif item.opcode in (Opcode.CONV, Opcode.ELEMENTWISE):
+            chip += [(item["out_base"], item["out_end"]), (item["res_base"], item["res_end"]),
+                     (item["in0_base"], item["in0_end"]), (item.get("in1_base"), item.get("in1_end"))]
+
+
 def check(config: Config, case: Case, rng: np.random.Generator, where: str, steps: int = 1) -> list[Opcode]:
     """Tile and run; every output is the reference's in every time step. The program's opcodes."""
     program = tile(case.network, config)
+    check_order(config, program.code, program.count)
     simulator = Simulator(config, program.code, b"")
     simulator.policy = RefreshPolicy("every_n", n=2)
     simulator.memory[:] = rng.integers(0, 16, config.act_nibbles)
