@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden.detector import Detection
 from golden.formats import S8, U4, ScaleFormat, Tensor
 from golden.layer import Entry, TableEntry
 from golden.program.descriptor import (
+    ALL_STEPS,
     BYTES,
     FIELDS,
     LIMITS,
@@ -23,7 +25,9 @@ from golden.program.descriptor import (
     reserved_bits,
 )
 from golden.program.document import markdown
+from golden.program.emit import Emitter, Run
 from golden.program.execute import UndefinedResult
+from golden.program.labels import LabelTable
 from golden.program.pack import Packing, pack_batch, pack_tensor, unpack_tensor
 from golden.program.simulator import Outcome, Simulator
 from hw.config import Config, preset
@@ -291,6 +295,7 @@ ERRORS: dict[str, tuple[bytes, ErrorCode, int]] = {
     "residual beyond memory": (changed(3, res_end=8193), ErrorCode.RANGE, 3),
     "second segment backwards": (changed(2, in1_base=40), ErrorCode.RANGE, 2),
     "batch beyond the region": (changed(0, offset=64), ErrorCode.RANGE, 0),
+    "batch with its last beat beyond the region": (changed(0, offset=48, samples=2), ErrorCode.RANGE, 0),
     "load beyond the region": (changed(1, offset=64), ErrorCode.RANGE, 1),
     "load beyond memory": (changed(1, chip_first=512), ErrorCode.RANGE, 1),
     "last run beyond the region": (changed(4, stride=32), ErrorCode.RANGE, 4),
@@ -422,3 +427,28 @@ def test_dead_labels_leave_channels_out() -> None:
     assert made.run(7).error is None
     assert made.labels.read(5, 0) == (False, True, 0)
     np.testing.assert_array_equal(made.memory[64:80], 1)     # B alone: (0 + 1) >> 0
+
+
+def test_a_slot_turns_to_the_other_copy_of_the_labels() -> None:
+    """And `sparse` stays as it was in time steps without refresh, `dead` and the bin are always new."""
+    table, detection = LabelTable(8, 2), Detection(False, 4, 0, 1)
+    table.detect(3, 1, np.array([2, 9]), detection, True)
+    assert [table.read(index, 1) for index in (2, 3, 4)] == [(False, False, 0), (True, False, 1), (False, False, 4)]
+    assert table.read(3, 0) == (False, False, 0)
+    table.detect(3, 1, np.array([70, 0]), detection, False)
+    assert [table.read(index, 1) for index in (3, 4)] == [(True, False, 31), (False, True, 0)]
+    assert table.read(3, 0) == (True, False, 31)      # slot 0 never turned
+
+
+@pytest.mark.parametrize(("destination", "source", "mask", "waits"), [
+    (0, 512, ALL_STEPS, [True, False]), (8, 0, ALL_STEPS, [False, False]), (8, 256, ALL_STEPS, [True, False]),
+    (0, 512, 1, [True, True]), (8, 256, 1, [True, True])])
+def test_loads_wait_for_stores(destination: int, source: int, mask: int, waits: list[bool]) -> None:
+    """A store of the beats 0 to 3 to byte 256; loads into them or from there wait, once where all steps have waited."""
+    emitter = Emitter(TINY, 1, 1, 1)
+    emitter.store(Run(256, 0, 0, 0, 1, 4), ALL_STEPS)
+    for _ in range(2):
+        emitter.load(Run(source, 0, destination, 0, 1, 4), mask)
+    code, count = emitter.program()
+    items = [decode(code[BYTES * number:BYTES * (number + 1)]) for number in range(count)]
+    assert [bool(item["wait"]) for item in items[1:]] == waits

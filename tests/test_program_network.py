@@ -223,22 +223,45 @@ def test_many_outputs_are_split_by_k_tiles() -> None:
     assert len(set(labels)) == 22
 
 
-def test_a_cached_block_keeps_its_place() -> None:
-    """Made in even steps only, read in all: nothing is placed over it, and nothing moves."""
-    rng = np.random.default_rng(11)
+EVEN = 0x5555555555555555
+
+
+def chain(rng: np.random.Generator, *nodes: tuple[str, tuple[str, ...], int, int]) -> Case:
+    """3x3 layers on maps of 4 x 4, a beat for each channel: (output, inputs, channels, mask); x has 2 channels."""
     x = random_tensor(rng, (2, 1, 4, 4), U4)
-    tensors = {"x": x}
-    fixed = {"outputs": 2, "kernel": 3, "transform": "none", "out_fmt": U4, "w_fmt": S4}
-    deep = replace(conv_node(rng, TINY, "deep", tensors, ("x",), "d", **fixed), mask=0x5555555555555555)
-    tensors["d"] = x
-    shallow = conv_node(rng, TINY, "shallow", tensors, ("x", "d"), "y", **fixed)
-    case = Case(Network((Input("x", x.shape, U4),), (deep, shallow), ("y",)), tensors | {})
-    del case.inputs["d"]
+    tensors, made = {"x": x}, []
+    for output, inputs, channels, mask in nodes:
+        node = conv_node(rng, TINY, f"layer {output}", tensors, inputs, output, outputs=channels, kernel=3,
+                         transform="none", out_fmt=U4, w_fmt=S4)
+        made.append(replace(node, mask=mask))
+        tensors[output] = random_tensor(rng, (channels, 1, 4, 4), U4)
+    return Case(Network((Input("x", x.shape, U4),), tuple(made), (made[-1].output,)), {"x": x})
+
+
+def test_a_cached_block_keeps_its_place() -> None:
+    """Made in even steps only, read in all: it never moves."""
+    rng = np.random.default_rng(11)
+    case = chain(rng, ("d", ("x",), 2, EVEN), ("y", ("x", "d"), 2, ALL_STEPS))
     codes = check(TINY, case, rng, "cached", 4)
     assert codes.count(Opcode.LOAD) == codes.count(Opcode.STORE) == 1
-    # In 128 nibbles x, d and y fit, but a band needs more: d goes through the data region.
-    small = check(replace(TINY, act_nibbles=1 << 7), case, rng, "cached, small", 4)
-    assert small.count(Opcode.LOAD) >= 1
+
+
+def test_a_cached_block_stays_where_others_are_spilled() -> None:
+    """8 beats of memory, of which d keeps 2: x goes and comes back when a, b and c are all there is room for."""
+    rng = np.random.default_rng(12)
+    case = chain(rng, ("d", ("x",), 2, EVEN), ("a", ("x",), 2, ALL_STEPS), ("b", ("a",), 2, ALL_STEPS),
+                 ("c", ("a", "b"), 2, ALL_STEPS), ("e", ("c", "x"), 2, ALL_STEPS), ("y", ("e", "d"), 2, ALL_STEPS))
+    codes = check(replace(TINY, act_nibbles=128), case, rng, "spilled", 4)
+    assert codes.count(Opcode.LOAD) == 2 and codes.count(Opcode.STORE) == 1
+
+
+def test_a_cached_block_without_room_goes_through_the_data_region() -> None:
+    """x and p need 7 of 8 beats, so d has no place of its own: it is stored when made, and loaded when read."""
+    rng = np.random.default_rng(13)
+    case = chain(rng, ("p", ("x",), 5, ALL_STEPS), ("q", ("p",), 2, ALL_STEPS), ("d", ("q",), 2, EVEN),
+                 ("y", ("q", "d"), 2, ALL_STEPS))
+    codes = check(replace(TINY, act_nibbles=128), case, rng, "homed", 4)
+    assert codes.count(Opcode.LOAD) == 2 and codes.count(Opcode.STORE) == 2
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
