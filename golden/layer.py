@@ -346,8 +346,7 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         for plane in range(len(planes)):
             lines = np.flatnonzero(used[plane, c].any(axis=-1))
             if len(lines):
-                if not words and lines[0]:
-                    words += [(plane, c, 0)] * int(lines[0])            # an address below 0 does not exist
+                words += [(plane, c, 0)] * (int(lines[0]) - len(words))  # an address below 0 does not exist
                 line_zero[plane, c] = len(words) - int(lines[0])
                 words += [(plane, c, line) for line in range(lines[0], lines[-1] + 1)]
     need(len(words) <= machine.weight_depth,

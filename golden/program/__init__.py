@@ -1,0 +1,1 @@
+"""Programs: what the accelerator fetches from memory and runs. docs/program.md is the contract."""
