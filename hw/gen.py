@@ -26,6 +26,8 @@ from .addrgen import AddressGenerator
 from .config import PRESETS, Config, ConfigError, preset
 from .dense import DenseArray
 from .detector import SparsityDetector
+from .dma_read import ReadDMA
+from .dma_write import WriteDMA
 from .engine import LayerEngine
 from .fetcher import PortArbiter, WindowFetcher
 from .pe_row import PERow
@@ -47,6 +49,8 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "arbiter": lambda config: PortArbiter(config, ARBITER_USERS),
     "dense": DenseArray,
     "detector": SparsityDetector,
+    "dma_read": ReadDMA,
+    "dma_write": WriteDMA,
     "fetcher": WindowFetcher,
     "line_weights": LineWeights,
     "pe_row": lambda config: PERow(config, config.dense_taps, 4),
