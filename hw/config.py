@@ -4,6 +4,8 @@ Each constant that follows from others stands beside the check that keeps it leg
 the value, the legal set and the reason.
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from operator import index
@@ -190,6 +192,12 @@ class Config:
         legal = f"{low}" if low == high else f"from {low} to {high}"
         self._require(low <= getattr(self, name) <= high, name, legal, reason)
 
+    @property
+    def config_hash(self) -> int:
+        """32 bits that tell configurations apart, whatever their names: a program is made for one of them."""
+        parameters = {name: value for name, value in asdict(self).items() if name != "name"}
+        return int(hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8], 16)
+
     # Arrays.
 
     @property
@@ -362,7 +370,8 @@ class Config:
         """Return the parameters and the constants that follow from them, in a fixed order."""
         derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "window", "run", "bank_nibbles", "row_nibbles",
                    "addr_bits", "tap_beats", "scale_beats", "entry_bits", "bias_bits", "param_beats", "shift_max")
-        return {"parameters": asdict(self), "derived": {name: getattr(self, name) for name in derived}}
+        return {"parameters": asdict(self), "config_hash": self.config_hash,
+                "derived": {name: getattr(self, name) for name in derived}}
 
 
 _DEFAULT = Config()

@@ -59,7 +59,7 @@ def _members(register: RegNode) -> Iterator[tuple[str, wiring.Member]]:
         if field.is_hw_writable and (field.get_property("we") or not field.implements_storage):
             yield name, In(field.width)
         elif field.is_hw_readable:
-            yield name, Out(field.width)
+            yield name, Out(field.width, init=field.get_property("reset", default=0))
         for prop, suffix in (("we", "we"), ("hwset", "set"), ("hwclr", "clear")):
             if field.get_property(prop):
                 yield f"{name}_{suffix}", In(1)
@@ -106,24 +106,16 @@ class RegisterBlock(wiring.Component):
         self._values = {field.get_path(): self._value(field) for field in fields}
         interrupts = [field for field in fields if field.get_property("intr")]
         m.d.comb += self.irq.eq(Cat(
-            self._values[field.get_path()] & self._values[field.get_property("enable").get_path()]
-            for field in interrupts).any())
+            self._values[field.get_path()] & self._referred(field, "enable") for field in interrupts).any())
         self._serve_writes(m)
         self._serve_reads(m)
         return m
 
     def _value(self, field: FieldNode) -> Any:
-        """The signal that holds a field."""
-        reset = field.get_property("reset", default=0)
-        if field.implements_storage:
-            if field.is_hw_readable:
-                value = getattr(self, member_name(field))
-                value.init = reset
-                return value
-            return Signal(field.width, name=f"{member_name(field)}_value", init=reset)
-        if field.is_hw_writable:
+        """The signal that holds a field, or that hardware gives."""
+        if field.is_hw_readable or (field.is_hw_writable and not field.implements_storage):
             return getattr(self, member_name(field))
-        return Signal(field.width, name=f"{member_name(field)}_value", init=reset)
+        return Signal(field.width, name=f"{member_name(field)}_value", init=field.get_property("reset", default=0))
 
     def _serve_writes(self, m: Module) -> None:
         """Take an address and its data in either order; write; respond."""
@@ -175,8 +167,14 @@ class RegisterBlock(wiring.Component):
                         self._store(m, field, new, written)
 
     def _locked(self, register: RegNode) -> Any:
-        locks = {lock.get_path() for field in register.fields() if (lock := field.get_property("swwel"))}
-        return Cat(self._values[lock] for lock in sorted(locks)).any()
+        """Whether software may not write a register now."""
+        return Cat(self._referred(field, "swwel") for field in register.fields() if field.get_property("swwel")).any()
+
+    def _referred(self, field: FieldNode, prop: Any) -> Any:
+        """The signal of the field that a field's property names."""
+        other = field.get_property(prop)
+        assert isinstance(other, FieldNode), f"{field.get_path()}: {prop} must name a field"
+        return self._values[other.get_path()]
 
     def _store(self, m: Module, field: FieldNode, new: Any, written: Any) -> None:
         """Write a field, by software where `written` has bits set, and by hardware."""
