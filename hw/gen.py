@@ -40,9 +40,9 @@ from .sparse import SparseArray
 from .verilog import convert_component
 from .weights import LineWeights, ScaleMemory, TapWeights, WeightHalves
 
-__all__ = ["ARBITER_USERS", "BLOCKS", "Emitted", "convert", "emit", "main"]
+__all__ = ["ARBITER_USERS", "BLOCKS", "COUNTER_EVENTS", "Emitted", "convert", "emit", "main"]
 
-COUNTER_EVENTS = {"cycles": 1, "beats": 2, "steps": 12}     # of the block `counters` alone
+COUNTER_EVENTS = {"cycles": 1, "beats": 3, "steps": 12, "many": (1 << 40) - 1}   # of the block `counters` alone
 ARBITER_USERS = 3   # the post-processor, an array and the host, as on one of the engine's read ports
 
 BLOCKS: dict[str, Callable[[Config], Component]] = {

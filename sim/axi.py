@@ -7,7 +7,7 @@ The slaves are not ours, the checks are: what a master must keep to, whatever th
 import logging
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from cocotbext.axi import AxiReadBus, AxiSlaveRead, AxiSlaveWrite, AxiWriteBus
 
 from .streams import CLOCK_NS
 
-__all__ = ["Channel", "HostMemory", "ReadChecker", "ReadSlave", "WriteChecker", "WriteSlave", "check_no_paths",
-           "generator", "pauses"]
+__all__ = ["Channel", "HostMemory", "LiteChecker", "ReadChecker", "ReadSlave", "WriteChecker", "WriteSlave",
+           "check_no_paths", "generator", "pauses"]
 
 OKAY = 0
 INCR = 1
@@ -150,7 +150,7 @@ class ReadSlave(AxiSlaveRead):
         super().__init__(AxiReadBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, target=memory)
         _set_up(self, self.r_channel, memory, [("ar", self.ar_channel), ("r", self.r_channel)], pause)
         if latency:
-            self.ar_channel = _Delayed(self.ar_channel, latency)
+            self.ar_channel: Any = _Delayed(self.ar_channel, latency)
 
 
 class WriteSlave(AxiSlaveWrite):
@@ -210,9 +210,9 @@ class Limits:
 class _Checker:
     """Common to reads and writes."""
 
-    def __init__(self, dut: Any, limits: Sequence[int]) -> None:
+    def __init__(self, dut: Any, limits: Iterable[int]) -> None:
         self.dut = dut
-        self.limits = Limits(*limits)
+        self.limits = Limits(*map(int, limits))
         self.bursts: list[tuple[int, int]] = []     # address and beats of all bursts
         self.outstanding = 0
         self.most = 0
@@ -243,10 +243,11 @@ class _Checker:
         self.outstanding += 1
         assert self.outstanding <= self.limits.outstanding, f"{where}: {self.outstanding} outstanding"
 
-    def burst_of(self, address: int) -> int:
-        """Address of the first burst that covers an address."""
-        size = self.limits.bus_bits // 8
-        return next(start for start, beats in self.bursts if start <= address < start + beats * size)
+    def first_with(self, addresses: Iterable[int]) -> int:
+        """Address of the first burst that covers one of the addresses."""
+        size, wanted = self.limits.bus_bits // 8, list(addresses)
+        return next(start for start, beats in self.bursts
+                    if any(start <= address < start + beats * size for address in wanted))
 
 
 class ReadChecker(_Checker):
@@ -256,11 +257,11 @@ class ReadChecker(_Checker):
     ----------
     dut : handle
         With a port `idle`, which must be low while bursts are outstanding.
-    limits : sequence of int
+    limits : iterable of int
         Width of the data, longest burst, most bursts outstanding.
     """
 
-    def __init__(self, dut: Any, limits: Sequence[int]) -> None:
+    def __init__(self, dut: Any, limits: Iterable[int]) -> None:
         self._ar = Channel(dut, "ar", ADDRESS)
         super().__init__(dut, limits)
 
@@ -282,7 +283,7 @@ class WriteChecker(_Checker):
         Beats with strobes that the slave took.
     """
 
-    def __init__(self, dut: Any, limits: Sequence[int]) -> None:
+    def __init__(self, dut: Any, limits: Iterable[int]) -> None:
         self._aw = Channel(dut, "aw", ADDRESS)
         self._w = Channel(dut, "w", ("data", "strb", "last"))
         self._lengths: deque[int] = deque()     # beats yet to come, of each burst that is announced
@@ -326,3 +327,27 @@ async def check_no_paths(dut: Any, inputs: Sequence[str], outputs: Sequence[str]
             handle.value = value
         for name, old, new in zip(outputs, before, after, strict=True):
             assert old == new, f"{name} changed from {old} to {new} with the inputs"
+
+
+class LiteChecker:
+    """Checks what an AXI4-Lite slave drives, in every cycle: responses stay until taken, and none comes unasked."""
+
+    def __init__(self, dut: Any) -> None:
+        self.dut = dut
+        self._channels = {"r": Channel(dut, "r", ("data", "resp")), "b": Channel(dut, "b", ("resp",))}
+        cocotb.start_soon(self._run())
+
+    async def _run(self) -> None:
+        dut = self.dut
+        due = dict.fromkeys(("ar", "aw", "w"), 0)   # requests taken, less responses
+        while True:
+            await RisingEdge(dut.clk)
+            if dut.rst.value != 0:
+                continue
+            for name, requests in (("r", ("ar",)), ("b", ("aw", "w"))):
+                offered, taken = self._channels[name].sample()
+                for request in requests:
+                    assert not offered or due[request] > 0, f"{name}valid before {request}ready"
+                    due[request] -= taken is not None
+            for request in due:
+                due[request] += dut[f"axi__{request}valid"].value == 1 and dut[f"axi__{request}ready"].value == 1

@@ -87,10 +87,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
         assert dut.error.value == 0 or dut.beats__valid.value == 1, "error without a beat"
         await RisingEdge(dut.clk)
     assert dut.error.value == 1, "a failed beat, but no error"
-    size = width // 8
-    faults = [int(address) for address, _ in data["faults"]]
-    failed = next(start for start, beats in checker.bursts
-                  if any(start <= address < start + beats * size for address in faults))
+    failed = checker.first_with(int(address) for address, _ in data["faults"])
     assert dut.error_address.value == failed, f"error_address is {int(dut.error_address.value):#x}, not {failed:#x}"
     await bench.finish(limit=20 * len(data["beats"]))
     assert dut.error.value == 1 and dut.error_address.value == failed, "the first failed burst is forgotten"

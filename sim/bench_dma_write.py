@@ -97,10 +97,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
     while dut.error.value == 0:
         assert dut.axi__bvalid.value == 0 or dut.axi__bready.value == 1
         await RisingEdge(dut.clk)
-    size = int(data["limits"][0]) // 8
-    faults = [int(address) for address, _ in data["faults"]]
-    failed = next(start for start, beats in checker.bursts
-                  if any(start <= address < start + beats * size for address in faults))
+    failed = checker.first_with(int(address) for address, _ in data["faults"])
     assert dut.error_address.value == failed, f"error_address is {int(dut.error_address.value):#x}, not {failed:#x}"
     await bench.finish(limit=20 * len(data["data"]))
     await _until_idle(dut, 3000)
@@ -142,7 +139,6 @@ async def flush_writes_nothing_more(dut: Any, pause: float) -> None:
             if dut.beats__valid.value == 1 and dut.beats__ready.value == 1:
                 assert dut.flush.value == 0, "a beat is taken during the flush"
                 taken.append(int(dut.beats__payload.value))
-                dut.beats__valid.value = 0
             if dut.beats__valid.value == 0 or dut.beats__ready.value == 1:
                 dut.beats__valid.value = int(numbers.random() < 0.7)
                 dut.beats__payload.value = numbers.getrandbits(8 * expected.shape[1])

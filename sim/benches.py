@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from hw.config import PRESETS, Config
 from hw.gen import convert
 
-from . import stimulus_arrays, stimulus_axi, stimulus_compute, stimulus_control, stimulus_fetch, stimulus_memory
+from . import (
+    stimulus_arrays,
+    stimulus_axi,
+    stimulus_compute,
+    stimulus_control,
+    stimulus_fetch,
+    stimulus_memory,
+    stimulus_registers,
+)
 from .runner import SIMULATORS, Outcome, run
 
 __all__ = ["BENCHES", "Bench", "Job"]
@@ -155,6 +163,10 @@ BENCHES: tuple[Bench, ...] = (
     _bench("dma_write-64", _TINY, stimulus_axi.dma_write, simulators=SIMULATORS),
     _bench("dma_write-128", _WIDE_BUS, stimulus_axi.dma_write),
     _bench("dma_write-single", _ONE_BEAT, stimulus_axi.dma_write),
+    _bench("counters", _TINY, stimulus_registers.counters, simulators=SIMULATORS),
+    _bench("registers-32", _TINY, stimulus_registers.registers, simulators=SIMULATORS),
+    _bench("registers-64", replace(_ODD, name="odd", axi_addr_bits=64, axi_burst=256, axi_outstanding=16),
+           stimulus_registers.registers),
     _bench("dense-4x4", replace(_ARRAY, lanes_per_scale=3), stimulus_arrays.dense, simulators=SIMULATORS),
     _bench("dense-3x5", _ARRAY_ODD, stimulus_arrays.dense),
     _bench("dense-7x2", replace(_ARRAY_TALL, dense_taps=1), stimulus_arrays.dense),

@@ -101,7 +101,8 @@ def dma_read(config: Config, rng: np.random.Generator, count: int = 24) -> Vecto
         "commands": _payloads(config, base, commands), "beats": to_words(_read(config, memory, commands, set()), width),
         "faults": np.array([[base + beat * size, rng.choice([SLVERR, DECERR])] for beat in sorted(faulty)], np.uint64),
         "faulty_beats": to_words(_read(config, memory, commands, faulty), width),
-        "stream": _payloads(config, base, stream), "stream_beats": to_words(_read(config, memory, stream, set()), width),
+        "stream": _payloads(config, base, stream),
+        "stream_beats": to_words(_read(config, memory, stream, set()), width),
         "rounds": np.concatenate(rounds), "round_beats": np.concatenate(round_beats), "ends": np.array(ends),
     }
 
