@@ -4,6 +4,8 @@ Each constant that follows from others stands beside the check that keeps it leg
 the value, the legal set and the reason.
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from operator import index
@@ -99,7 +101,13 @@ class Config:
     fetch_depth : int
         Windows that a fetcher holds ahead of its array.
     bus_bits : int
-        Width of a beat of the load and read ports.
+        Width of a beat of the load and read ports, and of the AXI master's data.
+    axi_addr_bits : int
+        Width of the AXI master's addresses.
+    axi_burst : int
+        Beats of the AXI master's longest burst; bursts end where an address is a multiple of this.
+    axi_outstanding : int
+        Bursts that the AXI master may have outstanding, in each direction.
     """
 
     name: str = "default"
@@ -128,6 +136,9 @@ class Config:
     dim_bits: int = 8
     fetch_depth: int = 4
     bus_bits: int = 64
+    axi_addr_bits: int = 32
+    axi_burst: int = 64
+    axi_outstanding: int = 4
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -166,6 +177,10 @@ class Config:
                           "its address is a bit field")
         self._range("dim_bits", 2, 12, "maps are up to 4095 pixels wide")
         self._range("fetch_depth", 4, 64, "a read takes two cycles, so fewer slots starve the array")
+        self._range("axi_addr_bits", 32, 64, "AXI interconnects take 32 to 64 bits")
+        self._require(_power_of_two(self.axi_burst) and self.axi_burst <= 256, "axi_burst",
+                      "a power of two from 1 to 256", "AXI4 has no longer bursts, and none may cross 4 KiB")
+        self._range("axi_outstanding", 1, 16, "each burst that is under way takes a register")
         self._require(self.table_bits <= self.bus_bits, "bus_bits", f"at least {self.table_bits} with these memories",
                       "an entry of the channel table is loaded in one beat")
 
@@ -176,6 +191,12 @@ class Config:
     def _range(self, name: str, low: int, high: int, reason: str) -> None:
         legal = f"{low}" if low == high else f"from {low} to {high}"
         self._require(low <= getattr(self, name) <= high, name, legal, reason)
+
+    @property
+    def config_hash(self) -> int:
+        """32 bits that tell configurations apart, whatever their names: a program is made for one of them."""
+        parameters = {name: value for name, value in asdict(self).items() if name != "name"}
+        return int(hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8], 16)
 
     # Arrays.
 
@@ -349,7 +370,8 @@ class Config:
         """Return the parameters and the constants that follow from them, in a fixed order."""
         derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "window", "run", "bank_nibbles", "row_nibbles",
                    "addr_bits", "tap_beats", "scale_beats", "entry_bits", "bias_bits", "param_beats", "shift_max")
-        return {"parameters": asdict(self), "derived": {name: getattr(self, name) for name in derived}}
+        return {"parameters": asdict(self), "config_hash": self.config_hash,
+                "derived": {name: getattr(self, name) for name in derived}}
 
 
 _DEFAULT = Config()

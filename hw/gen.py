@@ -24,20 +24,25 @@ from amaranth.lib.wiring import Component, In
 from .actmem import ActivationMemory
 from .addrgen import AddressGenerator
 from .config import PRESETS, Config, ConfigError, preset
+from .counters import Counters
 from .dense import DenseArray
 from .detector import SparsityDetector
+from .dma_read import ReadDMA
+from .dma_write import WriteDMA
 from .engine import LayerEngine
 from .fetcher import PortArbiter, WindowFetcher
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
+from .registers import Registers
 from .scheduler import Scheduler
 from .sparse import SparseArray
 from .verilog import convert_component
 from .weights import LineWeights, ScaleMemory, TapWeights, WeightHalves
 
-__all__ = ["ARBITER_USERS", "BLOCKS", "Emitted", "convert", "emit", "main"]
+__all__ = ["ARBITER_USERS", "BLOCKS", "COUNTER_EVENTS", "Emitted", "convert", "emit", "main"]
 
+COUNTER_EVENTS = {"cycles": 1, "beats": 3, "steps": 12, "many": (1 << 40) - 1}   # of the block `counters` alone
 ARBITER_USERS = 3   # the post-processor, an array and the host, as on one of the engine's read ports
 
 BLOCKS: dict[str, Callable[[Config], Component]] = {
@@ -45,13 +50,17 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "actmem": ActivationMemory,
     "addrgen": AddressGenerator,
     "arbiter": lambda config: PortArbiter(config, ARBITER_USERS),
+    "counters": lambda config: Counters(COUNTER_EVENTS),
     "dense": DenseArray,
     "detector": SparsityDetector,
+    "dma_read": ReadDMA,
+    "dma_write": WriteDMA,
     "fetcher": WindowFetcher,
     "line_weights": LineWeights,
     "pe_row": lambda config: PERow(config, config.dense_taps, 4),
     "ppu": PostProcessor,
     "readout": Readout,
+    "registers": Registers,
     "scales": ScaleMemory,
     "scheduler": Scheduler,
     "sparse": SparseArray,

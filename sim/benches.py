@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from hw.config import PRESETS, Config
 from hw.gen import convert
 
-from . import stimulus_arrays, stimulus_compute, stimulus_control, stimulus_fetch, stimulus_memory
+from . import (
+    stimulus_arrays,
+    stimulus_axi,
+    stimulus_compute,
+    stimulus_control,
+    stimulus_fetch,
+    stimulus_memory,
+    stimulus_registers,
+)
 from .runner import SIMULATORS, Outcome, run
 
 __all__ = ["BENCHES", "Bench", "Job"]
@@ -120,6 +128,10 @@ _PATH_WIDE = replace(_PATH, rows=2, cols=20, lanes_per_scale=1)     # several be
 _CONTROL = replace(_PATH, table_depth=32, list_depth=32)
 _TRACE = f"{__package__}.bench_trace"
 
+# The host's side, with bursts that fill 4 KiB, and single beats.
+_WIDE_BUS = replace(_TINY, bus_bits=128, axi_addr_bits=40, axi_burst=256, axi_outstanding=3)
+_ONE_BEAT = replace(_TINY, axi_addr_bits=33, axi_burst=1, axi_outstanding=1)
+
 BENCHES: tuple[Bench, ...] = (
     _bench("actmem-3x5", _PATH_ODD, stimulus_memory.actmem, _TRACE, SIMULATORS),
     _bench("actmem-16x16", _PATH_SQUARE, stimulus_memory.actmem, _TRACE),
@@ -145,6 +157,16 @@ BENCHES: tuple[Bench, ...] = (
     _bench("detector-4x4", _CONTROL, stimulus_control.detector, simulators=SIMULATORS),
     _bench("detector-3x5", replace(_CONTROL, rows=3, cols=5), stimulus_control.detector),
     _bench("detector-16x8", replace(_CONTROL, rows=16, cols=8), stimulus_control.detector),
+    _bench("dma_read-64", _TINY, stimulus_axi.dma_read, simulators=SIMULATORS),
+    _bench("dma_read-128", _WIDE_BUS, stimulus_axi.dma_read),
+    _bench("dma_read-single", _ONE_BEAT, stimulus_axi.dma_read),
+    _bench("dma_write-64", _TINY, stimulus_axi.dma_write, simulators=SIMULATORS),
+    _bench("dma_write-128", _WIDE_BUS, stimulus_axi.dma_write),
+    _bench("dma_write-single", _ONE_BEAT, stimulus_axi.dma_write),
+    _bench("counters", _TINY, stimulus_registers.counters, simulators=SIMULATORS),
+    _bench("registers-32", _TINY, stimulus_registers.registers, simulators=SIMULATORS),
+    _bench("registers-64", replace(_ODD, name="odd", axi_addr_bits=64, axi_burst=256, axi_outstanding=16),
+           stimulus_registers.registers),
     _bench("dense-4x4", replace(_ARRAY, lanes_per_scale=3), stimulus_arrays.dense, simulators=SIMULATORS),
     _bench("dense-3x5", _ARRAY_ODD, stimulus_arrays.dense),
     _bench("dense-7x2", replace(_ARRAY_TALL, dense_taps=1), stimulus_arrays.dense),
