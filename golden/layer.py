@@ -449,6 +449,12 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "dense_cost": detection.dense_cost if detection else 0,
         "bin_shift": detection.bin_shift if detection else 0,
         "step": step,
+        "out_end": placement.out + layer.out_fmt.planes * int(np.prod(layer.out_shape)),
+        "elementwise": False,
+        "x_base": 0,
+        "x_channel": 0,
+        "x_plane": 0,
+        "x_format": {"wide": 0, "signed": 0},
     }
     return LayerImage(
         fields=fields, table=table, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,

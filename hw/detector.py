@@ -210,7 +210,7 @@ class SparsityDetector(wiring.Component):
         m.submodules.labels = labels = Memory(shape=label_layout(), depth=2 * config.label_depth, init=[])
         label_write = labels.write_port()
         scheduler_read, host_read = labels.read_port(), labels.read_port()
-        table = Signal(config.label_slots)
+        table = Signal(config.label_slots, reset_less=True)     # labels outlive a reset
         index = Signal(config.label_bits + 1)       # channel to label
         reading, writing = Signal(), Signal()
         write_index = Signal(config.label_bits)

@@ -27,7 +27,7 @@ from .readout import Readout, address_shape
 from .scheduler import Scheduler
 from .sparse import SparseArray
 
-__all__ = ["CAUSES", "LayerEngine", "counters_layout"]
+__all__ = ["CAUSES", "LayerEngine", "counters_layout", "events_layout"]
 
 CAUSES = ("busy", "fetch", "weights", "drain", "post", "write", "steps")
 
@@ -52,6 +52,21 @@ def counters_layout(config: Config) -> data.StructLayout:
     })
 
 
+def events_layout(config: Config) -> data.StructLayout:
+    """What `counters_layout` counts, in one cycle: a bit each, and for `steps` how many.
+
+    Members
+    -------
+    running : 1 bit
+        Counted by `cycles`.
+    array : one per array
+    """
+    causes = dict.fromkeys(CAUSES, 1) | {"steps": range(config.rows + 1)}
+    return data.StructLayout({
+        "running": 1, "array": data.ArrayLayout(data.StructLayout(causes), config.arrays),
+    })
+
+
 class LayerEngine(wiring.Component):
     """Layer engine.
 
@@ -64,6 +79,12 @@ class LayerEngine(wiring.Component):
     done : Out(1)
         In the cycle after the layer's last write.
     counters : Out(counters_layout)
+    events : Out(events_layout)
+        What the counters count in this cycle.
+    active : Out(1)
+        Something is computed or written in this cycle.
+    outside : Out(1)
+        A write outside the layer's output was suppressed in this cycle.
     policy : In(policy_layout)
         When labels are made anew.
     label_index, label_slot : In, label : Out(label_layout)
@@ -83,6 +104,9 @@ class LayerEngine(wiring.Component):
             "label_slot": In(config.slot_bits),
             "label": Out(label_layout()),
             "counters": Out(counters_layout(config)),
+            "events": Out(events_layout(config)),
+            "active": Out(1),
+            "outside": Out(1),
             "addresses": In(stream.Signature(address_shape(config))),
             "beats": Out(stream.Signature(config.bus_bits)),
         })
@@ -113,10 +137,8 @@ class LayerEngine(wiring.Component):
         m.d.comb += self.done.eq(running & idle)
         with m.If(self.done):
             m.d.sync += running.eq(0)
-        with m.If(start):
-            m.d.sync += self.counters.cycles.eq(1)
-        with m.Elif(running & ~self.done):
-            m.d.sync += self.counters.cycles.eq(self.counters.cycles + 1)
+        m.d.comb += self.events.running.eq(start | running & ~self.done)
+        m.d.sync += self.counters.cycles.eq(Mux(start, 1, self.counters.cycles + self.events.running))
 
         # Labels of the last layer's output, then the lists of this one.
         m.submodules.detector = detector = SparsityDetector(config)
@@ -154,7 +176,7 @@ class LayerEngine(wiring.Component):
         port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
         port_users[-1] += [ppu.residual]
         idles = [ppu.idle]
-        halves_free = []
+        halves_free, working = [], [ppu.busy]
         for array in range(config.arrays):
             m.submodules[f"addrgen{array}"] = addrgen = AddressGenerator(config)
             m.submodules[f"fetcher{array}"] = fetcher = WindowFetcher(config)
@@ -194,8 +216,10 @@ class LayerEngine(wiring.Component):
                 "steps": unit.steps,
             }
             for cause in CAUSES:
-                counter = self.counters.array[array][cause]
-                m.d.sync += counter.eq(Mux(start, 0, counter + happened[cause]))
+                counter, event = self.counters.array[array][cause], self.events.array[array][cause]
+                m.d.comb += event.eq(running & happened[cause])
+                m.d.sync += counter.eq(Mux(start, 0, counter + event))
+            working.append(unit.busy)
 
         # Read ports: the residual first, for everything waits for the post-processor; the host last.
         port_users[-1].append(readout.memory)
@@ -217,6 +241,8 @@ class LayerEngine(wiring.Component):
             ppu.load_en.eq(load_en),
             self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all())
                                    & ((load.space != Space.LABEL) | detector.load_ready))),
+            self.active.eq(Cat(working).any()),
+            self.outside.eq(ppu.outside),
             memory.write.eq(ppu.write),
             idle.eq(Cat(idles).all()),
         ]

@@ -89,6 +89,14 @@ def layer_layout(config: Config) -> data.StructLayout:
         How to label, see `hw.detector`.
     step : 6 bits
         Time step, for the refresh policy.
+    out_end : addr_bits + 1
+        Nibble address after the last one that may be written; a write outside out_base..out_end is suppressed.
+    elementwise : 1 bit
+        The post-processor works alone, on a tensor of the shape of the result (before the write transform) in the place
+        of accumulators; `table_count` is 0.
+    x_base, x_channel, x_plane : addr_bits
+        As out_*, of that tensor.
+    x_format : format_layout
     """
     addr = unsigned(config.addr_bits)
     table_bits = (config.table_depth - 1).bit_length()
@@ -123,6 +131,12 @@ def layer_layout(config: Config) -> data.StructLayout:
         "dense_cost": config.addr_bits + 1,
         "bin_shift": config.addr_bits.bit_length(),
         "step": STEP_BITS,
+        "out_end": config.addr_bits + 1,
+        "elementwise": 1,
+        "x_base": addr,
+        "x_channel": addr,
+        "x_plane": addr,
+        "x_format": format_layout(),
     })
 
 

@@ -14,12 +14,18 @@ Every step takes the whole pipeline, so that nothing in it ever waits:
 
     cycle   0 issue             1 accumulators   2 sum of arrays   3 x M, x R   4 add   5 shift   6 clamp   7 write
               read residual       parameters       residual
+
+Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
+element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first.
+
+Whatever a layer's fields say, nothing outside out_base..out_end is written: `outside` tells that it was tried.
 """
 
 from itertools import pairwise
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -27,11 +33,21 @@ from .actmem import read_port_signature
 from .config import Config
 from .dense import tiles_signature
 from .detector import count_layout
+from .guard import WriteGuard
 from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
 
 __all__ = ["PostProcessor"]
 
 DEPTH = 6   # cycles from issue to the cycle in which the write is presented
+
+
+class Read(enum.Enum, shape=2):
+    """Nibble planes that a step reads, in order."""
+
+    RES_HIGH = 0
+    RES_LOW = 1
+    X_HIGH = 2
+    X_LOW = 3
 
 
 class PostProcessor(wiring.Component):
@@ -59,6 +75,8 @@ class PostProcessor(wiring.Component):
         Nonzeros written, see `hw.detector`.
     busy, extra, wait_residual : Out(1)
         In this cycle: a step is issued; it is a further write of the same result; the read port is taken.
+    outside : Out(1)
+        Something was not written in this cycle because it lay outside the output's region.
     """
 
     def __init__(self, config: Config) -> None:
@@ -81,6 +99,7 @@ class PostProcessor(wiring.Component):
             "busy": Out(1),
             "extra": Out(1),
             "wait_residual": Out(1),
+            "outside": Out(1),
         })
 
     def elaborate(self, _platform: object) -> Module:
@@ -128,6 +147,7 @@ class PostProcessor(wiring.Component):
         k_tile = Signal.like(layer.k_tiles)
         out_base, out_ktile = Signal(addr_bits), Signal(addr_bits)  # of the lane's channel; of lane 0's
         res_base, res_ktile = Signal(addr_bits), Signal(addr_bits)
+        x_base, x_ktile = Signal(addr_bits), Signal(addr_bits)
 
         # Steps of one result: half of the pixels, line copy or column parity, plane.
         part = Signal()         # upsample: half of the pixels
@@ -139,24 +159,37 @@ class PostProcessor(wiring.Component):
         last_step = (plane == layer.out_format.wide) & (copy == by_line) & (part == last_part)
         last_lane = lane == Mux(k_tile == layer.k_tiles - 1, layer.last_cols - 1, cols - 1)
 
-        # A residual of two planes is read high plane first.
-        read_high = Signal()
+        # Reads of a step, in order; the step is issued with the last one.
+        reads = Signal(Read)
+        read_next = Signal(Read)
+        first_read = Signal(Read)
+        first_x = Mux(layer.x_format.wide, Read.X_HIGH, Read.X_LOW)
+        m.d.comb += first_read.eq(Mux(layer.residual, Mux(layer.res_format.wide, Read.RES_HIGH, Read.RES_LOW), first_x))
+        any_read = layer.residual | layer.elementwise
+        last_read = (reads == Read.X_LOW) | (reads == Read.RES_LOW) & ~layer.elementwise
         issue = Signal()
-        reads = layer.residual
-        needs_high = reads & layer.res_format.wide & ~read_high
         stepping = Signal()
+        with m.Switch(reads):
+            with m.Case(Read.RES_HIGH):
+                m.d.comb += read_next.eq(Read.RES_LOW)
+            with m.Case(Read.RES_LOW):
+                m.d.comb += read_next.eq(first_x)
+            with m.Default():
+                m.d.comb += read_next.eq(Read.X_LOW)
+        of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
+        high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
         m.d.comb += [
-            self.residual.en.eq(stepping & reads),
-            self.residual.addr.eq(res_base + e0 + Mux(needs_high, layer.res_plane, 0)),
-            issue.eq(stepping & ~needs_high & (self.residual.ready | ~reads)),
+            self.residual.en.eq(stepping & any_read),
+            self.residual.addr.eq(Mux(of_x, x_base, res_base) + e0 + high_plane),
+            issue.eq(stepping & (self.residual.ready & last_read | ~any_read)),
             self.busy.eq(issue),
             self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
             self.wait_residual.eq(self.residual.en & ~self.residual.ready),
         ]
-        with m.If(issue):
-            m.d.sync += read_high.eq(0)
-        with m.Elif(self.residual.en & self.residual.ready):
-            m.d.sync += read_high.eq(1)
+        with m.If(issue | ~stepping):
+            m.d.sync += reads.eq(first_read)
+        with m.Elif(self.residual.ready):
+            m.d.sync += reads.eq(read_next)
 
         tile_done = Signal()
         ktile_done = Signal()
@@ -172,7 +205,7 @@ class PostProcessor(wiring.Component):
                 m.d.sync += [sig.eq(0) for sig in (low, e0, line, line_pixels, line_pairs, k_first, k_tile)]
                 m.d.sync += [
                     pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
-                    out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), running.eq(1),
+                    out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), x_ktile.eq(layer.x_base), running.eq(1),
                 ]
                 m.next = "TILE"
             with m.State("TILE"), m.If(tile_ready):
@@ -184,7 +217,7 @@ class PostProcessor(wiring.Component):
                 m.d.sync += [
                     high.eq(Mux(ends_here, low + run_left, rows_left)),
                     lane.eq(0), copy.eq(0), plane.eq(0), out_base.eq(out_ktile), res_base.eq(res_ktile),
-                    part.eq(first_part),
+                    x_base.eq(x_ktile), part.eq(first_part),
                 ]
                 m.next = "STEP"
             with m.State("STEP"):
@@ -197,7 +230,8 @@ class PostProcessor(wiring.Component):
                             m.d.sync += part.eq(Mux(last_step, first_part, 1))
                     with m.If(last_step):
                         m.d.sync += [lane.eq(lane + 1), out_base.eq(out_base + layer.out_channel),
-                                     res_base.eq(res_base + layer.res_channel)]
+                                     res_base.eq(res_base + layer.res_channel),
+                                     x_base.eq(x_base + layer.x_channel)]
                     with m.If(last_step & last_lane):
                         m.next = "SEGMENT"
                         ends_run = run_left == high - low
@@ -226,6 +260,7 @@ class PostProcessor(wiring.Component):
                                 pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
                                 k_first.eq(k_first + cols), k_tile.eq(k_tile + 1),
                                 out_ktile.eq(out_base + layer.out_channel), res_ktile.eq(res_base + layer.res_channel),
+                                x_ktile.eq(x_base + layer.x_channel),
                             ]
                             with m.If(k_tile == layer.k_tiles - 1):
                                 m.d.sync += running.eq(0)
@@ -268,14 +303,24 @@ class PostProcessor(wiring.Component):
         ]
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
         m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
+        m.submodules.guard = guard = WriteGuard(config)
+        m.d.comb += [guard.base.eq(steps[1].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
 
-        # Cycle 1: sum of the arrays. A residual's high plane arrives before its low plane.
+        # Cycle 1: sum of the arrays. What is read before the issue arrives before it too.
         param = Signal(param_layout(config), reset_less=True)
         m.d.sync += param.eq(param_read.data)
-        high_read = [Signal(name=f"high_read{cycle}") for cycle in range(2)]
+        arriving = [Signal(Read, name=f"arriving{cycle}") for cycle in range(2)]
+        arrives = [Signal(name=f"arrives{cycle}") for cycle in range(2)]
         m.d.sync += [
-            high_read[0].eq(self.residual.en & self.residual.ready & needs_high), high_read[1].eq(high_read[0]),
+            arriving[0].eq(reads), arrives[0].eq(self.residual.en & self.residual.ready),
+            arriving[1].eq(arriving[0]), arrives[1].eq(arrives[0]),
         ]
+
+        def value_of(low: Value, high: Signal, fmt: Any) -> Value:
+            """A number out of its planes."""
+            sign = low[3] & fmt.signed
+            return Mux(fmt.wide, Cat(low, high, high[3] & fmt.signed), Cat(low, sign.replicate(5))).as_signed()
+
         rounding = Signal(config.bias_bits, reset_less=True)
         m.d.sync += rounding.eq((1 << layer.shift) >> 1)
         offset = Signal(signed(config.bias_bits + 1), reset_less=True)
@@ -287,17 +332,18 @@ class PostProcessor(wiring.Component):
             m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
 
             # Cycle 2: products.
-            product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
-            m.d.sync += product.eq(acc * param.m)
             nibble = self.residual.data[row]
-            res_high = Signal(4, name=f"res_high{row}", reset_less=True)
-            with m.If(high_read[1]):
-                m.d.sync += res_high.eq(nibble)
-            sign = nibble[3] & layer.res_format.signed
-            res = Mux(layer.res_format.wide, Cat(nibble, res_high, res_high[3] & layer.res_format.signed),
-                      Cat(nibble, sign.replicate(5))).as_signed()
+            held = {}
+            for read in (Read.RES_HIGH, Read.RES_LOW, Read.X_HIGH):
+                held[read] = Signal(4, name=f"{read.name.lower()}{row}", reset_less=True)
+                with m.If(arrives[1] & (arriving[1] == read)):
+                    m.d.sync += held[read].eq(nibble)
+            x = value_of(nibble, held[Read.X_HIGH], layer.x_format)
+            product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
+            m.d.sync += product.eq(Mux(layer.elementwise, x, acc) * param.m)
+            res = value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)
             addend = Signal(signed(9 + param.r.shape().width), name=f"addend{row}", reset_less=True)
-            m.d.sync += addend.eq(Mux(reads, res * param.r, 0))
+            m.d.sync += addend.eq(Mux(layer.residual, res * param.r, 0))
 
             # Cycles 3 to 5: add, shift, clamp.
             total = Signal(signed(config.bias_bits + 2), name=f"total{row}", reset_less=True)
@@ -327,7 +373,8 @@ class PostProcessor(wiring.Component):
         def rows_from(sources: list[int]) -> list[Signal]:
             return [lanes[row] if row < rows else none for row in sources]
 
-        places = range(max(rows, 2 * half_rows))
+        places = range(len(guard.inside))
+        refused = Signal()
         straight = rows_from(list(places))
         doubled = [rows_from([part * half_rows + place // 2 for place in places]) for part in range(2)]
         strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
@@ -336,8 +383,11 @@ class PostProcessor(wiring.Component):
                          Mux(to_depth, Mux(last.odd_first, strided[1][place], strided[0][place]), straight[place]))
             nibble = Signal(5, name=f"place{place}")
             m.d.comb += nibble.eq(chosen)
-            m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(nibble[4] & last.valid)]
-        m.d.sync += self.write.addr.eq(last.base)
+            wanted = nibble[4] & last.valid
+            m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(wanted & guard.inside[place])]
+            with m.If(wanted & ~guard.inside[place]):
+                m.d.comb += refused.eq(1)
+        m.d.sync += [self.write.addr.eq(last.base), self.outside.eq(refused)]
 
         counted = []
         for row, (_, y) in enumerate(results):

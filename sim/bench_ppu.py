@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .streams import reset, start_clock, vectors
 from .words import from_words
 
-FLAGS = ("busy", "extra", "wait_residual")
+FLAGS = ("busy", "extra", "wait_residual", "outside")
 LIMIT = 20_000      # cycles of a layer
 
 
@@ -150,7 +150,8 @@ class Bench:
         self._noise("load")
         tiles = from_words(data[f"{number}.tiles"])
         arrays = data[f"{number}.arrays"].tolist()
-        share = len(tiles) // len(arrays)
+        share = len(tiles) // max(1, len(arrays))
+        outside = self.flags["outside"]
         self.counted, self.ended = [Counter()], 0
         dut.layer.value = self.layers[number]
         dut.start.value = 1
@@ -175,6 +176,8 @@ class Bench:
         self._noise("layer", "used")
         await ClockCycles(dut.clk, 3)
         assert not self._left(), f"layer {number}: {self._left()} accumulators were never read"
+        assert (self.flags["outside"] > outside) == data["outside"][number], (
+            f"layer {number}: {self.flags['outside'] - outside} writes were refused")
         wrong = np.flatnonzero(self.memory != data["after"][number])
         first = int(wrong[0]) if wrong.size else 0
         assert not wrong.size, (f"layer {number}: {wrong.size} nibbles of memory differ, the first at {first}: "

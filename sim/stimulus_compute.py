@@ -66,21 +66,22 @@ def _post_memory(layer: Layer, config: Config, acc: Int64Array, before: Uint8Arr
 
 
 def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Layers for the post-processor, the accumulators given.
+    """Layers for the post-processor, the accumulators given, or for element-wise ones a tensor in memory.
 
     Returns
     -------
     dict
-        layers: the configuration of each. I.loads: beats that layer I needs, some of them for other blocks. I.arrays:
+        layers: the configuration of each. outside: whether it tries to write beyond its region. I.loads: beats that layer I needs, some of them for other blocks. I.arrays:
         the arrays that take part. I.tiles: what these hold, [arrays * tiles * lanes], random where nothing may look.
         I.nonzeros: of each output channel, k-tile by k-tile, [k_tiles, cols, parts], of columns beyond the last -1.
         before, after: the activation memory, [layers, act_nibbles]. rows, cols, run: of the configuration.
     """
     result: dict[str, NDArray[Any]] = {}
-    words, befores, afters = [], [], []
+    words, befores, afters, outside = [], [], [], []
     for number, layer in enumerate(_post_layers(config, rng)):
         outputs, (_, samples, height, width) = len(layer.weights), layer.in_shape
-        used = [0] if config.arrays == 1 else np.flatnonzero(rng.permutation(config.arrays) >= rng.integers(2)).tolist()
+        x_fmt = list(FORMATS.values())[rng.integers(len(FORMATS))] if rng.random() < 0.4 else None
+        used = [] if x_fmt else [0] if config.arrays == 1 else np.flatnonzero(rng.permutation(config.arrays) >= rng.integers(2)).tolist()
         placement = place(layer, config, rng.integers(0, GAP, TENSORS).tolist())
         image = compile_layer(layer, config, placement, param_first=number % 8, sample_first=number % 4)
 
@@ -88,20 +89,35 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         acc = rng.integers(-reach, reach, (outputs, samples * height * width))
         acc[rng.random(acc.shape) < 0.1] = reach - 1
         acc[rng.random(acc.shape) < 0.1] = -reach
+        before = initial_memory(layer, placement, rng.integers(0, 16, config.act_nibbles).astype(np.uint8))
+        fields = image.fields
+        if x_fmt is not None:
+            x = random_tensor(rng, (outputs, samples, height, width), x_fmt)
+            acc = x.values.reshape(acc.shape)
+            x_base = placement.end + int(rng.integers(GAP))
+            store(before, x_base, x)
+            pixels = fields["pixels"]
+            fields = fields | {"elementwise": True, "x_base": x_base, "x_channel": x_fmt.planes * pixels, "x_plane": pixels,
+                               "x_format": {"wide": x_fmt.planes - 1, "signed": x_fmt.signed}}
         shares = [(acc * rng.random() / len(used)).astype(np.int64) for _ in used[1:]]
-        shares.append(acc - sum(shares))
+        shares += [acc - sum(shares)] if used else []
         tiles, k_tiles = image.fields["tiles"], image.fields["k_tiles"]
         padded = rng.integers(-1 << (config.acc_bits - 1), 1 << (config.acc_bits - 1),
                               (len(used), k_tiles * config.cols, tiles * config.rows))
-        padded[:, :outputs, :acc.shape[1]] = shares
+        padded[:, :outputs, :acc.shape[1]] = np.array(shares).reshape(len(used), *acc.shape)
         lanes = padded.reshape(len(used), k_tiles, config.cols, tiles, config.rows).swapaxes(2, 3)
-        before = initial_memory(layer, placement, rng.integers(0, 16, config.act_nibbles).astype(np.uint8))
 
         after = _post_memory(layer, config, acc.reshape(outputs, samples, height, width), before, placement.out)
         parts = 4 if layer.transform == "space_to_depth" else 1
         nonzeros = np.full((k_tiles * config.cols, parts), -1)
         nonzeros[:outputs] = output_nonzeros(layer, placement, after).reshape(outputs, parts)
-        words.append(layer_word(config, image))
+        # Some regions end too soon.
+        end = fields["out_end"]
+        if rng.random() < 0.2:
+            end = int(rng.integers(placement.out, end))
+            after[end:] = before[end:]
+        outside.append(end != fields["out_end"])
+        words.append(layer_word(config, replace(image, fields=fields | {"out_end": end})))
         befores.append(before)
         afters.append(after)
         result |= {
@@ -113,7 +129,7 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         }
     return result | {
         "layers": to_words(words, layer_layout(config).size), "before": np.stack(befores), "after": np.stack(afters),
-        "rows": np.array(config.rows), "cols": np.array(config.cols), "run": np.array(config.run),
+        "outside": np.array(outside), "rows": np.array(config.rows), "cols": np.array(config.cols), "run": np.array(config.run),
     }
 
 
