@@ -97,13 +97,13 @@ class ReadDMA(wiring.Component):
         head = data.View(announced.shape(), outstanding.r_data)
         taken = axi.rvalid & axi.rready
         m.d.comb += [
-            axi.rready.eq(buffer.w_rdy | self.flush),
+            axi.rready.eq(buffer.w_rdy),
             outstanding.r_en.eq(taken & axi.rlast),
             beat.data.eq(axi.rdata),
             beat.last.eq(axi.rlast & head.final),
             beat.error.eq(axi.rresp != OKAY),
             buffer.w_data.eq(beat),
-            buffer.w_en.eq(taken & ~self.flush),
+            buffer.w_en.eq(taken),
             buffer.r_en.eq(self.beats.ready | self.flush),
             self.beats.valid.eq(buffer.r_rdy & ~self.flush),
             self.beats.payload.eq(buffer.r_data),

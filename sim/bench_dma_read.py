@@ -10,7 +10,7 @@ from .streams import StreamBench, reset, start_clock, vectors
 from .words import from_words
 
 __all__ = ["a_failed_burst_is_told", "beats_in_order", "flush_forgets_everything", "one_beat_per_cycle",
-           "outputs_depend_on_registers_only"]
+           "outputs_depend_on_registers_only", "the_longest_command_goes_on"]
 
 INPUTS = ("arready", "rvalid", "rdata", "rresp", "rlast", "rid")
 OUTPUTS = ("arvalid", "araddr", "arlen", "arsize", "arburst", "arid", "rready")
@@ -149,6 +149,25 @@ async def flush_forgets_everything(dut: Any, pause: float) -> None:
         assert beats == expected[first_beat:first_beat + len(beats)], "other beats than those of the commands"
         first_command, first_beat = first_command + ours, first_beat + theirs
     assert not memory.strays, f"{memory.strays[0]:#x} was read"
+
+
+@cocotb.test()
+async def the_longest_command_goes_on(dut: Any) -> None:
+    """A command of 2**24 beats is not over after the first few hundred."""
+    data = vectors()
+    dut.flush.value = 0
+    bench = StreamBench(dut)
+    ReadSlave(dut, _memory(data, extent=True))
+    bench.send("commands", from_words(data["longest"]))
+    dut.beats__ready.value = 1
+    await bench.reset()
+    received = 0
+    for _ in range(300 * 8):
+        await RisingEdge(dut.clk)
+        if dut.beats__valid.value == 1:
+            assert int(dut.beats__payload.value) >> int(data["limits"][0]) == 0, f"last or error at beat {received}"
+            received += 1
+    assert received >= 300, f"only {received} beats"
 
 
 @cocotb.test()

@@ -10,8 +10,8 @@ from .axi import HostMemory, WriteChecker, WriteSlave, check_no_paths, generator
 from .streams import StreamBench, reset, start_clock, vectors
 from .words import from_words
 
-__all__ = ["a_failed_burst_is_told", "beats_land", "flush_writes_nothing_more", "one_beat_per_cycle",
-           "outputs_depend_on_registers_only"]
+__all__ = ["a_failed_burst_is_told", "beats_land", "data_do_not_wait_for_addresses", "flush_writes_nothing_more",
+           "one_beat_per_cycle", "outputs_depend_on_registers_only"]
 
 INPUTS = ("awready", "wready", "bvalid", "bresp", "bid")
 OUTPUTS = ("awvalid", "awaddr", "awlen", "awsize", "awburst", "awid", "wvalid", "wdata", "wstrb", "wlast", "bready")
@@ -139,8 +139,8 @@ async def flush_writes_nothing_more(dut: Any, pause: float) -> None:
             if dut.beats__valid.value == 1 and dut.beats__ready.value == 1:
                 assert dut.flush.value == 0, "a beat is taken during the flush"
                 taken.append(int(dut.beats__payload.value))
-            if dut.beats__valid.value == 0 or dut.beats__ready.value == 1:
-                dut.beats__valid.value = int(numbers.random() < 0.7)
+            if dut.beats__valid.value == 0 or dut.beats__ready.value == 1 or dut.flush.value == 1:
+                dut.beats__valid.value = int(numbers.random() < 0.7 and dut.flush.value == 0)
                 dut.beats__payload.value = numbers.getrandbits(8 * expected.shape[1])
 
     cocotb.start_soon(give())
@@ -159,6 +159,27 @@ async def flush_writes_nothing_more(dut: Any, pause: float) -> None:
             expected[place] = np.frombuffer(beat.to_bytes(expected.shape[1], "little"), np.uint8)
         _check(memory, expected)
         first_command, first_place = first_command + ours, first_place + theirs
+
+
+@cocotb.test()
+async def data_do_not_wait_for_addresses(dut: Any) -> None:
+    """A slave may want to see data before it takes an address."""
+    data = vectors()
+    dut.flush.value = 0
+    bench = StreamBench(dut)
+    slave = WriteSlave(dut, _memory(data))
+    slave.aw_channel.pause = True
+    bench.send("commands", from_words(data["commands"]))
+    bench.send("beats", from_words(data["data"]))
+    await bench.reset()
+    for _ in range(40):
+        await RisingEdge(dut.clk)
+        if dut.axi__wvalid.value == 1:
+            break
+    else:
+        raise AssertionError("wvalid waits for awready")
+    slave.aw_channel.pause = False
+    await bench.finish(limit=20 * len(data["data"]))
 
 
 @cocotb.test()

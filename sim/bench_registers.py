@@ -13,6 +13,7 @@ __all__ = ["a_start_is_taken_when_ready", "a_wide_register_is_read_whole", "an_e
            "interrupts_stay_until_cleared", "labels_are_read_and_written", "outputs_depend_on_registers_only",
            "settings_cannot_change_while_busy", "words_keep_what_is_written", "writes_in_flight_keep_their_order"]
 
+LIMIT_US = 100    # an access that gets no response would wait for ever
 OKAY, SLVERR = 0, 2
 CONTROL, STATUS, IRQ_ENABLE, IRQ_STATUS, ERROR, ERROR_ADDRESS = 0x40, 0x44, 0x48, 0x4C, 0x50, 0x58
 LABEL_ADDRESS, LABEL_DATA, COUNTER = 0x90, 0x94, 0x100
@@ -83,7 +84,7 @@ class Host:
         return found
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(pause=[0.0, 0.6])
 async def words_keep_what_is_written(dut: Any, pause: float) -> None:
     """Random accesses, bytes too: settings keep their bits, all else is refused, and ports show the settings."""
@@ -107,7 +108,7 @@ async def words_keep_what_is_written(dut: Any, pause: float) -> None:
     assert int(dut.policy.value) == words[0x84] & 3 | words[0x84] >> 8 << 2 | mask << 10
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def writes_in_flight_keep_their_order(dut: Any) -> None:
     """Addresses and data that wait for each other in any way make one write each."""
     host = Host(dut, pause=0.5)
@@ -124,7 +125,7 @@ async def writes_in_flight_keep_their_order(dut: Any) -> None:
             assert await host.get(address) == value
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def a_start_is_taken_when_ready(dut: Any) -> None:
     """One cycle of start; ignored and noted while not ready, and beside a soft reset."""
     host = Host(dut)
@@ -146,7 +147,7 @@ async def a_start_is_taken_when_ready(dut: Any) -> None:
     assert (len(starts), len(resets), len(clears)) == (1, 1, 1), "started beside a soft reset"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def interrupts_stay_until_cleared(dut: Any) -> None:
     """Each event sets its bit; the output follows the enabled ones; writing 1 clears, unless it happens again."""
     host = Host(dut)
@@ -172,7 +173,7 @@ async def interrupts_stay_until_cleared(dut: Any) -> None:
     assert await host.get(IRQ_STATUS) == IRQ_DONE
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def an_error_is_kept_until_the_next_start(dut: Any) -> None:
     """Code, descriptor and address are those of the moment of the error."""
     host = Host(dut)
@@ -187,7 +188,7 @@ async def an_error_is_kept_until_the_next_start(dut: Any) -> None:
     assert await host.get(ERROR) == 0 and await host.get(ERROR_ADDRESS) == 0 and await host.get(STATUS) == READY
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def settings_cannot_change_while_busy(dut: Any) -> None:
     """What describes the run is refused while it goes on, and written after it; the rest can be written at any time."""
     host, data = Host(dut), vectors()
@@ -204,7 +205,7 @@ async def settings_cannot_change_while_busy(dut: Any) -> None:
         assert await host.get(address) == ~before & mask
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def labels_are_read_and_written(dut: Any) -> None:
     """A label is written where LABEL_ADDRESS was; the next one waits for the table to take it."""
     host = Host(dut)
@@ -232,7 +233,7 @@ async def labels_are_read_and_written(dut: Any) -> None:
         assert dut.labels__valid.value == 0 and await host.get(STATUS) == READY
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def a_wide_register_is_read_whole(dut: Any) -> None:
     """The low word of a counter brings its high word with it, however the counter goes on."""
     host = Host(dut, pause=0.3)
@@ -259,7 +260,7 @@ async def a_wide_register_is_read_whole(dut: Any) -> None:
         assert reached % ((1 << 31) + 1) == 0, f"counter {index} was never {value:#x}"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def outputs_depend_on_registers_only(dut: Any) -> None:
     """Whatever the master does in a cycle, the outputs of that cycle are what they are."""
     host, data = Host(dut, pause=0.2), vectors()

@@ -74,10 +74,10 @@ def _read(config: Config, memory: list[int], commands: list[tuple[int, int]], fa
     return found
 
 
-def dma_read(config: Config, rng: np.random.Generator, count: int = 24) -> Vectors:
+def dma_read(config: Config, rng: np.random.Generator, count: int = 16) -> Vectors:
     """Commands, their beats, the same with faults, commands for the rate, and rounds for the flush.
 
-    A round is a few commands, of which the last may be the longest possible; `round_beats` are those that may come.
+    A round is a few commands; `round_beats` are the beats that may come of it, `ends` how many it has of both.
     """
     base, content = _region(config, rng)
     size, width = config.bus_bits // 8, config.bus_bits + 2
@@ -87,12 +87,9 @@ def dma_read(config: Config, rng: np.random.Generator, count: int = 24) -> Vecto
     stream = _stream(config, len(memory), count)
 
     rounds, round_beats, ends = [], [], []
-    for number in range(count):
+    for _ in range(count):
         some = [command for command in _commands(config, rng, 6) if command[1]]
         expected = _read(config, memory, some, set())
-        if number % 4 == 0:
-            some.append((int(rng.integers(len(memory))), LONGEST))
-            expected += [memory[(some[-1][0] + beat) % len(memory)] for beat in range(1000)]
         rounds.append(_payloads(config, base, some))
         round_beats.append(to_words(expected, width))
         ends.append((len(some), len(expected)))
@@ -103,15 +100,16 @@ def dma_read(config: Config, rng: np.random.Generator, count: int = 24) -> Vecto
         "faulty_beats": to_words(_read(config, memory, commands, faulty), width),
         "stream": _payloads(config, base, stream),
         "stream_beats": to_words(_read(config, memory, stream, set()), width),
+        "longest": _payloads(config, base, [(0, LONGEST)]),
         "rounds": np.concatenate(rounds), "round_beats": np.concatenate(round_beats), "ends": np.array(ends),
     }
 
 
-def dma_write(config: Config, rng: np.random.Generator, count: int = 24) -> Vectors:
+def dma_write(config: Config, rng: np.random.Generator, count: int = 16) -> Vectors:
     """Commands, their data, what the region is then; commands for the rate; rounds for the flush.
 
     Commands may overlap: the later one wins. After a round, the region must be what it was, with the beats that were
-    taken written in order; `round_places` tells where each goes.
+    taken written in order; `round_places` tells where each goes, `ends` how many commands and beats a round has.
     """
     base, content = _region(config, rng)
     size = config.bus_bits // 8
