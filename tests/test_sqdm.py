@@ -21,8 +21,10 @@ from tests.networks import STEPS, Case, conv_node, random_case, reference
 TINY = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14)
 
 
-def open_device() -> Device:
-    return Device.open(GoldenBackend(TINY, config_hash=0x1234))
+def open_device() -> tuple[Device, GoldenBackend]:
+    """With memory beyond 4 GiB."""
+    backend = GoldenBackend(TINY, memory_base=0x9_8765_4800, config_hash=0x1234)
+    return Device.open(backend), backend
 
 
 def small_case(seed: int) -> Case:
@@ -38,8 +40,8 @@ def test_steps_of_networks(seed: int) -> None:
     rng = np.random.default_rng([seed, 7])
     case = random_case(rng, TINY, (2, 4, 6), 4, masks=True)
     program = tile(case.network, TINY)
-    device = open_device()
-    device.set_policy(RefreshPolicy("mask", mask=0b101))
+    device, backend = open_device()
+    device.set_policy(RefreshPolicy("mask", 3, 1 << 40 | 0b101))
     device.load_program(program, config_hash=0x1234)
     tensors: dict[str, Tensor] = {}
     for step in range(STEPS):
@@ -52,13 +54,20 @@ def test_steps_of_networks(seed: int) -> None:
         for name in case.network.outputs:
             np.testing.assert_array_equal(device.read_data(name).values, tensors[name].values,
                                           f"seed {seed}, step {step}, tensor {name}")
+    assert (backend.simulator.policy.refresh, backend.simulator.policy.n) == ("mask", 3)
+    assert backend.simulator.policy.mask == 1 << 40 | 0b101
+    for name, places in program.labels.items():
+        found = [backend.simulator.labels.read(*place) for place in places]
+        labels = device.labels(name)
+        assert list(zip(labels.sparse, labels.dead, labels.bin, strict=True)) == found
+        assert backend.read32(Register.LABEL_ADDRESS) == places[-1][0] | places[-1][1] << 16
     assert device.counters() == [0] * COUNTERS
     device.clear_counters()
 
 
 def test_labels_are_those_of_the_output() -> None:
     case = small_case(0)
-    device = open_device()
+    device, _ = open_device()
     device.load_program(tile(case.network, TINY))
     device.write_data("x", case.inputs["x"])
     device.set_batch([0, 0])
@@ -84,26 +93,26 @@ def broken(program: Program, index: int) -> Program:
 
 def test_errors_of_a_run_are_reported_and_do_not_last() -> None:
     case = small_case(1)
-    device = open_device()
+    device, backend = open_device()
     program = tile(case.network, TINY)
     device.load_program(broken(program, 2))
     device.set_batch([0, 0])
     with pytest.raises(ProgramError, match="the run ended with error SIZE at descriptor 2") as error:
         device.run_step()
     assert (error.value.code, error.value.descriptor, error.value.address) == (ErrorCode.SIZE, 2, 0)
-    assert device.backend.read32(Register.IRQ_STATUS) == 2
-    device.backend.write32(Register.IRQ_STATUS, 2)
-    assert device.backend.read32(Register.IRQ_STATUS) == 0
+    assert backend.read32(Register.IRQ_STATUS) == 2
+    backend.write32(Register.IRQ_STATUS, 2)
+    assert backend.read32(Register.IRQ_STATUS) == 0
     device.load_program(program)
     device.write_data("x", case.inputs["x"])
     device.set_batch([0, 0])
     device.run_step()
     np.testing.assert_array_equal(device.read_data("y").values, reference(TINY, case, [0, 0], 0, {})["y"].values)
-    assert device.backend.read32(Register.ERROR) == 0
+    assert backend.read32(Register.ERROR) == 0
 
 
 def test_the_configuration_can_be_read() -> None:
-    found = open_device().configuration
+    found = open_device()[0].configuration
     assert found == {name: getattr(TINY, name) for name in found}
     assert {"rows", "act_nibbles", "label_slots", "dim_bits", "bus_bits"} <= set(found)
 
@@ -138,7 +147,7 @@ def test_an_accelerator_that_does_not_answer() -> None:
 
 
 def test_what_the_driver_refuses() -> None:
-    device, program = open_device(), tile(small_case(3).network, TINY)
+    device, program = open_device()[0], tile(small_case(3).network, TINY)
     with pytest.raises(DeviceError, match="no program is loaded"):
         device.run_step()
     with pytest.raises(DeviceError, match="for the configuration 0x00000007, this is 0x00001234"):
