@@ -140,3 +140,13 @@ def test_vectors_are_runs_of_a_group_and_pass() -> None:
     assert [entry.exponent for entry in entries] == [0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1]
     assert [entry.last for entry in entries] == [True, True, *[False, True] * 2, True, True, *[False, True] * 2]
     assert not any(item.dense_ok for item in table)
+
+
+def test_weight_addresses_are_never_below_zero() -> None:
+    """One word for channel 0's line 0, then channel 1 begins at line 2: its line 0 would lie before the memory."""
+    weights = np.zeros((3, 2, 3, 3), np.int64)
+    weights[:, 0, 0], weights[:, 1, 2] = 1, 2
+    sparse = replace(layer(), weights=weights)
+    image = compile_layer(sparse, TINY, place(sparse, TINY))
+    assert [item.entry.weight for item in image.table] == [0, 0]
+    np.testing.assert_array_equal(image.weights[0, [0, 2], :, 0], [[1, 1, 1], [2, 2, 2]])

@@ -26,6 +26,10 @@ class LabelTable:
         """(sparse, dead, bin) of a channel."""
         return self._copies[self._valid[slot]][index]
 
+    def write(self, index: int, slot: int, label: Label) -> None:
+        """Set the label of a channel, in the copy that is valid."""
+        self._copies[self._valid[slot]][index] = label
+
     def detect(self, first: int, slot: int, nonzeros: Int64Array, detection: Detection, refresh: bool) -> None:
         """Label a tensor's channels, from index `first` on, and turn its slot to the copy with the new labels."""
         places = range(first, first + len(nonzeros))
