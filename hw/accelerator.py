@@ -139,7 +139,8 @@ class Accelerator(wiring.Component):
         moves = [getattr(self, f"{MASTER}{channel}valid") & getattr(self, f"{MASTER}{channel}ready")
                  for channel in ("ar", "r", "aw", "w", "b")]
         quiet = Signal(32)
-        m.d.sync += quiet.eq(Mux(Cat(moves, engine.active, engine.done, registers.start).any(), 0, quiet + 1))
+        flushes = registers.error | registers.soft_reset
+        m.d.sync += quiet.eq(Mux(Cat(moves, engine.active, engine.done, registers.start, flushes).any(), 0, quiet + 1))
         late = (registers.watchdog != 0) & (quiet >= registers.watchdog)
 
         # The run.

@@ -189,11 +189,11 @@ class LayerEngine(wiring.Component):
             idles += [addrgen.idle, fetcher.idle, unit.idle]
             m.d.comb += [
                 addrgen.layer.eq(layer),
-                addrgen.start.eq(start),
+                addrgen.start.eq(start & ~layer.elementwise),   # no k-tiles of weights come either
                 addrgen.list_entry.eq(scheduler.entry[array]),
                 addrgen.list_write.eq(scheduler.write[array]),
                 addrgen.list_complete.eq(scheduler.complete),
-                ppu.used[array].eq(~addrgen.list_empty),
+                ppu.used[array].eq(~addrgen.list_empty & ~layer.elementwise),
                 addrgen.ktile_ready.eq(unit.ktile_ready),
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),

@@ -1,6 +1,6 @@
 """The generator's command line: a configuration in, Verilog and its manifest out.
 
-    python -m hw.gen                             the engine, default preset, into build/
+    python -m hw.gen                             the accelerator, default preset, into build/
     python -m hw.gen --rows 16 --cols 32
     python -m hw.gen --preset ecp5 --dense-taps 1 --out rtl
     python -m hw.gen --block dense --rows 3 --cols 5
@@ -21,9 +21,11 @@ from typing import Any
 from amaranth.hdl import Shape
 from amaranth.lib.wiring import Component, In
 
+from .accelerator import Accelerator, counter_events
 from .actmem import ActivationMemory
 from .addrgen import AddressGenerator
 from .config import PRESETS, Config, ConfigError, preset
+from .checker import DescriptorChecker
 from .counters import Counters
 from .dense import DenseArray
 from .detector import SparsityDetector
@@ -31,11 +33,14 @@ from .dma_read import ReadDMA
 from .dma_write import WriteDMA
 from .engine import LayerEngine
 from .fetcher import PortArbiter, WindowFetcher
+from .guard import WriteGuard
+from .loader import Loader
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
-from .registers import Registers
+from .registers import Registers, register_files
 from .scheduler import Scheduler
+from .sequencer import Sequencer
 from .sparse import SparseArray
 from .verilog import convert_component
 from .weights import LineWeights, ScaleMemory, TapWeights, WeightHalves
@@ -46,9 +51,11 @@ COUNTER_EVENTS = {"cycles": 1, "beats": 3, "steps": 12, "many": (1 << 40) - 1}  
 ARBITER_USERS = 3   # the post-processor, an array and the host, as on one of the engine's read ports
 
 BLOCKS: dict[str, Callable[[Config], Component]] = {
+    "accelerator": Accelerator,
     "engine": LayerEngine,
     "actmem": ActivationMemory,
     "addrgen": AddressGenerator,
+    "checker": DescriptorChecker,
     "arbiter": lambda config: PortArbiter(config, ARBITER_USERS),
     "counters": lambda config: Counters(COUNTER_EVENTS),
     "dense": DenseArray,
@@ -56,18 +63,21 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "dma_read": ReadDMA,
     "dma_write": WriteDMA,
     "fetcher": WindowFetcher,
+    "guard": WriteGuard,
     "line_weights": LineWeights,
+    "loader": Loader,
     "pe_row": lambda config: PERow(config, config.dense_taps, 4),
     "ppu": PostProcessor,
     "readout": Readout,
     "registers": Registers,
     "scales": ScaleMemory,
     "scheduler": Scheduler,
+    "sequencer": Sequencer,
     "sparse": SparseArray,
     "tap_weights": TapWeights,
     "weight_halves": lambda config: WeightHalves(),
 }
-TOP = "engine"
+TOP = "accelerator"
 
 
 @dataclass(frozen=True)
@@ -81,17 +91,21 @@ class Emitted:
     verilog : str
     manifest : dict
         Configuration, derived constants, ports, memories, hash of the Verilog.
+    registers : dict of str to str
+        What software needs to know, by file name: see `hw.registers.register_files`. Only of the accelerator.
     """
 
     top: str
     verilog: str
     manifest: dict[str, Any]
+    registers: dict[str, str]
 
     def write(self, out: Path | str) -> list[Path]:
-        """Write TOP.v and TOP.json into the folder `out`; a reader sees the old file or the new one."""
+        """Write TOP.v, TOP.json and the registers' files into the folder `out`; a reader sees old files or new ones."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        texts = {f"{self.top}.v": self.verilog, f"{self.top}.json": json.dumps(self.manifest, indent=2) + "\n"}
+        texts = {f"{self.top}.v": self.verilog, f"{self.top}.json": json.dumps(self.manifest, indent=2) + "\n",
+                 **self.registers}
         with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text)
@@ -112,7 +126,8 @@ def convert(block: str, config: Config) -> Emitted:
         raise ConfigError(f"block={block} is not legal: it must be one of {', '.join(BLOCKS)}")
     component = BLOCKS[block](config)
     top = "sqdm" if block == TOP else f"sqdm_{block}"
-    ports = [{"name": name, "dir": "input", "width": 1} for name in ("clk", "rst")]
+    clocks = () if block == TOP else ("clk", "rst")     # the accelerator has its own
+    ports = [{"name": name, "dir": "input", "width": 1} for name in clocks]
     for path, member, _ in component.signature.flatten(component):
         ports.append({"name": "__".join(map(str, path)), "dir": "input" if member.flow is In else "output",
                       "width": Shape.cast(member.shape).width})
@@ -122,9 +137,12 @@ def convert(block: str, config: Config) -> Emitted:
     text = header + text
     manifest: dict[str, Any] = {"top": top, "block": block, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     manifest |= config.to_json() | {"peak_macs_per_cycle": config.peak_macs, "ports": ports}
-    if block == TOP:
+    if block in (TOP, "engine"):
         manifest["memories"] = config.memories
-    return Emitted(top, text, manifest)
+    if block != TOP:
+        return Emitted(top, text, manifest, {})
+    manifest["counters"] = list(counter_events(config))
+    return Emitted(top, text, manifest, register_files(config))
 
 
 def emit(config: Config, block: str = TOP, out: Path | str = "build") -> Path:

@@ -27,7 +27,7 @@ from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
 from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer
 from hw.config import PRESETS, Config, ConfigError, preset
-from hw.gen import TOP, convert
+from hw.gen import convert
 
 from .engine import FastEngine
 from .fast import FastSim, Hang
@@ -92,7 +92,7 @@ def _demo(config: Config, jobs: Sequence[RealLayer], out: Path, build: Path) -> 
     started = time.perf_counter()
     with announced(f"1/4 emitting Verilog: preset {config.name}, {config.rows} x {config.cols}, dense arrays: "
                    f"{config.dense}, sparse: {config.sparse}, {config.peak_macs} multipliers"):
-        emitted = convert(TOP, config)
+        emitted = convert("engine", config)
         verilog = emitted.write(out)[0]
     lines = emitted.verilog.count("\n")
     print(f"    {verilog}: {lines:,} lines")

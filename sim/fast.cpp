@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "Vtop.h"
@@ -72,12 +73,107 @@ struct Watch {
     uint64_t capacity = 0, done = 0;
 };
 
+// A memory behind an AXI4 master: the ports in the order of `sim_add_memory`'s numbers. It answers in order, after
+// `latency` cycles, and pauses at random on every channel. Addresses outside of it, and of the faulty range, get an error.
+struct Memory {
+    enum Port {
+        ARVALID, ARREADY, ARADDR, ARLEN, RVALID, RREADY, RDATA, RRESP, RLAST,
+        AWVALID, AWREADY, AWADDR, AWLEN, WVALID, WREADY, WDATA, WSTRB, WLAST, BVALID, BREADY, BRESP, PORTS
+    };
+    struct Burst {
+        uint64_t address, beats, due;
+        bool error;
+    };
+
+    uint8_t *port[PORTS];
+    uint64_t address_bytes, beat_bytes;
+    uint8_t *data = nullptr;
+    uint64_t base = 0, size = 0, latency = 1, bad_begin = 0, bad_end = 0;
+    uint64_t random = 0, stall = 0, cycle = 0;
+    std::deque<Burst> reads, writes, responses;
+    static constexpr size_t DEPTH = 64;
+
+    bool open() {
+        if (stall == 0) return true;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random >> 32) >= stall;
+    }
+
+    uint64_t address(Port which) const {
+        uint64_t value = 0;
+        std::memcpy(&value, port[which], address_bytes);
+        return value;
+    }
+
+    bool bad(uint64_t at) const {
+        return at < base || at + beat_bytes > base + size || (at >= bad_begin && at < bad_end);
+    }
+
+    void drive() {
+        *port[ARREADY] = reads.size() < DEPTH && open();
+        *port[AWREADY] = writes.size() < DEPTH && open();
+        *port[WREADY] = !writes.empty() && open();
+        if (!*port[RVALID] && !reads.empty() && reads.front().due <= cycle && open()) {
+            const Burst &burst = reads.front();
+            const bool error = bad(burst.address);
+            *port[RVALID] = 1;
+            *port[RRESP] = error ? 2 : 0;
+            *port[RLAST] = burst.beats == 1;
+            if (error) std::memset(port[RDATA], 0xA5, beat_bytes);
+            else std::memcpy(port[RDATA], data + (burst.address - base), beat_bytes);
+        }
+        if (!*port[BVALID] && !responses.empty() && responses.front().due <= cycle && open()) {
+            *port[BVALID] = 1;
+            *port[BRESP] = responses.front().error ? 2 : 0;
+        }
+    }
+
+    void sample() {
+        if (*port[ARVALID] && *port[ARREADY])
+            reads.push_back({address(ARADDR), *port[ARLEN] + 1ull, cycle + latency, false});
+        taken_read = *port[RVALID] && *port[RREADY];
+        if (taken_read) {
+            reads.front().address += beat_bytes;
+            if (--reads.front().beats == 0) reads.pop_front();
+        }
+        if (*port[WVALID] && *port[WREADY]) {
+            Burst &burst = writes.front();
+            uint64_t strobes = 0;
+            std::memcpy(&strobes, port[WSTRB], beat_bytes / 8);
+            if (strobes && bad(burst.address)) burst.error = true;
+            for (uint64_t i = 0; i < beat_bytes && !bad(burst.address); i++)
+                if (strobes >> i & 1) data[burst.address - base + i] = port[WDATA][i];
+            burst.address += beat_bytes;
+            if (--burst.beats == 0) {
+                burst.due = cycle + latency;
+                responses.push_back(burst);
+                writes.pop_front();
+            }
+        }
+        if (*port[AWVALID] && *port[AWREADY])
+            writes.push_back({address(AWADDR), *port[AWLEN] + 1ull, 0, false});
+        taken_response = *port[BVALID] && *port[BREADY];
+        if (taken_response) responses.pop_front();
+        cycle++;
+    }
+
+    void release() {
+        if (taken_read) *port[RVALID] = 0;
+        if (taken_response) *port[BVALID] = 0;
+    }
+
+    bool taken_read = false, taken_response = false;
+};
+
 struct Sim {
     VerilatedContext context;
     Vtop top{&context, "top"};
     std::vector<uint8_t *> ports;
     std::vector<Stream> streams;
     Watch watch;
+    std::vector<Memory> memories;
 #if VM_TRACE
     VerilatedVcdC *trace = nullptr;
 #endif
@@ -136,6 +232,28 @@ void sim_use_stream(Sim *sim, uint32_t index, uint8_t *beats, uint64_t stride, u
 
 uint64_t sim_stream_done(Sim *sim, uint32_t index) { return sim->streams[index].done; }
 
+// Put `size` bytes of the caller's behind an AXI4 master whose ports are `ports`, at the address `base`.
+void sim_add_memory(Sim *sim, const uint32_t *ports, uint64_t address_bytes, uint64_t beat_bytes, uint8_t *data,
+                    uint64_t base, uint64_t size, uint64_t latency, uint64_t stall, uint64_t seed) {
+    Memory memory;
+    for (int i = 0; i < Memory::PORTS; i++) memory.port[i] = sim->ports[ports[i]];
+    memory.address_bytes = address_bytes;
+    memory.beat_bytes = beat_bytes;
+    memory.data = data;
+    memory.base = base;
+    memory.size = size;
+    memory.latency = latency;
+    memory.stall = stall;
+    memory.random = seed;
+    sim->memories.push_back(memory);
+}
+
+// Accesses to this range of the first memory get an error.
+void sim_bad_range(Sim *sim, uint64_t begin, uint64_t end) {
+    sim->memories[0].bad_begin = begin;
+    sim->memories[0].bad_end = end;
+}
+
 void sim_watch(Sim *sim, const uint32_t *ports, const uint32_t *sizes, uint32_t count, uint64_t *rows,
                uint64_t capacity) {
     sim->watch = Watch{};
@@ -165,9 +283,11 @@ uint64_t sim_run(Sim *sim, uint64_t limit, uint32_t until, int drain, int *stopp
     uint64_t cycle = 0;
     while (cycle < limit && !*stopped) {
         for (Stream *stream : used) stream->drive();
+        for (Memory &memory : sim->memories) memory.drive();
         sim->evaluate(false);
 
         for (Stream *stream : used) stream->sample();
+        for (Memory &memory : sim->memories) memory.sample();
         *stopped = stop && *stop;
         if (watch.done < watch.capacity) {
             uint64_t *row = watch.rows + watch.done++ * watch.ports.size();
@@ -175,6 +295,7 @@ uint64_t sim_run(Sim *sim, uint64_t limit, uint32_t until, int drain, int *stopp
         }
         sim->evaluate(true);
         for (Stream *stream : used) stream->release();
+        for (Memory &memory : sim->memories) memory.release();
         cycle++;
 
         if (drain) {

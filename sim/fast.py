@@ -11,8 +11,8 @@ queues of beats to the streams, collects what comes out, and returns when all of
     cycles = sim.run(100_000)                      # raises Hang, naming the stream, if they don't suffice
     assert (sums == expected).all()
 
-Only the clock ``clk``, the synchronous reset ``rst`` and streams named ``NAME__valid``, ``NAME__ready``,
-``NAME__payload`` are assumed. The library is compiled once per content of the Verilog, and kept.
+Only the clock ``clk`` and the synchronous reset ``rst``, or ``aclk`` and ``aresetn``, and streams named ``NAME__valid``,
+``NAME__ready``, ``NAME__payload`` are assumed; `attach_memory` serves an AXI4 master. The library is compiled once per content of the Verilog, and kept.
 """
 
 import ctypes
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import toolchain
 from .cache import cached, content_key
@@ -35,6 +36,13 @@ __all__ = ["FastSim", "Hang", "Port"]
 HARNESS = Path(__file__).with_name("fast.cpp")
 LIBRARY = "libsim.so"
 NO_PORT = 0xFFFF_FFFF
+
+# Names of the clock and the reset in a design, and what they are connected to.
+CLOCKING = ({"clk": "clk", "rst": "reset"}, {"aclk": "clk", "aresetn": "~reset"})
+
+# The ports of an AXI4 master, in the order of `Memory::Port` in the harness.
+AXI_PORTS = ("arvalid", "arready", "araddr", "arlen", "rvalid", "rready", "rdata", "rresp", "rlast", "awvalid", "awready",
+             "awaddr", "awlen", "wvalid", "wready", "wdata", "wstrb", "wlast", "bvalid", "bready", "bresp")
 
 # Two-state simulation: a value that Verilog leaves unknown is whatever is fastest. The functional lane, on Icarus,
 # is where unknowns are looked for.
@@ -110,12 +118,15 @@ def _with_registered_reset(verilog: str, top: str) -> str:
         raise toolchain.ToolError(f"there is no module {top} in the Verilog")
     ports = re.findall(r"^  (input|output) (\[\d+:\d+\] )?(\w+);", module[0], re.MULTILINE)
     names = [name for _, _, name in ports]
-    if not {"clk", "rst"} <= set(names):
-        raise toolchain.ToolError(f"module {top} needs ports clk and rst, has {names}")
-    lines = [f"module fast_top({', '.join(names)});"]
-    lines += [f"  {direction} {width}{name};" for direction, width, name in ports]
+    clocking = next((pins for pins in CLOCKING if set(pins) <= set(names)), None)
+    if clocking is None:
+        raise toolchain.ToolError(f"module {top} needs ports clk and rst, or aclk and aresetn, has {names}")
+    others = [port for port in ports if port[2] not in clocking]
+    lines = [f"module fast_top({', '.join(['clk', 'rst', *(name for _, _, name in others)])});", "  input clk, rst;"]
+    lines += [f"  {direction} {width}{name};" for direction, width, name in others]
     lines += ["  reg reset = 1'b1;", "  always @(negedge clk) reset <= rst;"]
-    connections = ", ".join(f".{name}({'reset' if name == 'rst' else name})" for name in names)
+    pins = clocking | {name: name for _, _, name in others}
+    connections = ", ".join(f".{pin}({wire})" for pin, wire in pins.items())
     return "\n".join([*lines, f"  {top} dut({connections});", "endmodule", ""])
 
 
@@ -152,6 +163,7 @@ class FastSim:
         self._streams: dict[str, int] = {}
         self._beats: dict[str, Words] = {}  # keeps the memory alive that the harness reads and writes
         self._watched: Words = np.zeros((0, 0), np.uint64)
+        self._memories: list[NDArray[np.uint8]] = []    # kept alive, too
         self.sources: list[str] = []
         self.sinks: list[str] = []
         for name in [port.removesuffix("__valid") for port in ports if port.endswith("__valid")]:
@@ -294,6 +306,34 @@ class FastSim:
             self._sim, self._streams[stream], beats.ctypes.data, beats.strides[0], len(beats), int(stall * 2**32)
         )
 
+    def attach_memory(self, prefix: str, memory: NDArray[np.uint8], base: int, *, latency: int = 8, stall: float = 0.0,
+                      seed: int = 1) -> None:
+        """Put memory behind an AXI4 master.
+
+        Parameters
+        ----------
+        prefix : str
+            Of the master's ports, as in ``m_axi_``.
+        memory : uint8 [bytes]
+            Read and written while time passes.
+        base : int
+            Address of its first byte; outside of it there are only errors.
+        latency : int
+            Cycles from a request to its first beat.
+        stall : float
+            Probability that a channel pauses in a cycle.
+        """
+        ports = [self._port(prefix + name) for name in AXI_PORTS]
+        numbers = (ctypes.c_uint32 * len(ports))(*(port.index for port in ports))
+        address, data = (self.ports[prefix + name].size for name in ("araddr", "rdata"))
+        self._memories.append(memory)
+        self._library.sim_add_memory(self._sim, numbers, address, data, memory.ctypes.data, base, memory.size, latency,
+                                     int(stall * 2**32), (2 * seed + 1) * 0x9E37_79B9_7F4A_7C15 % 2**64)
+
+    def bad_range(self, begin: int, end: int) -> None:
+        """Answer accesses to these addresses of the first memory with an error."""
+        self._library.sim_bad_range(self._sim, begin, end)
+
     def pending(self, stream: str) -> int:
         """Number of beats that a stream has yet to send or receive."""
         if stream not in self._beats:
@@ -395,6 +435,8 @@ def _load(library: Path) -> ctypes.CDLL:
         ("sim_add_stream", None, [pointer, u32, u32, u32, text, u64, integer, u64]),
         ("sim_use_stream", None, [pointer, u32, pointer, u64, u64, u64]),
         ("sim_stream_done", u64, [pointer, u32]),
+        ("sim_add_memory", None, [pointer, ctypes.POINTER(u32), u64, u64, pointer, u64, u64, u64, u64, u64]),
+        ("sim_bad_range", None, [pointer, u64, u64]),
         ("sim_watch", None, [pointer, ctypes.POINTER(u32), ctypes.POINTER(u32), u32, pointer, u64]),
         ("sim_watched", u64, [pointer]),
         ("sim_run", u64, [pointer, u64, u32, integer, flag]),

@@ -28,7 +28,7 @@ from golden.formats import S4, U4, ScaleFormat, Tensor
 from golden.layer import Layer, compile_layer, initial_memory, place, run
 from golden.ppu import PostParams
 from hw.config import Config, preset
-from hw.gen import TOP, convert
+from hw.gen import convert
 from hw.interfaces import layer_layout
 
 from . import runner
@@ -155,7 +155,7 @@ def _measure(out: Path, build: Path) -> int:
 
 
 def _engine(config: Config, out: Path, build: Path) -> FastEngine:
-    verilog = convert(TOP, config).write(out)[0]
+    verilog = convert("engine", config).write(out)[0]
     with announced(f"compiling {config.name} for the fast lane"):
         sim = FastSim.build(verilog, verilog.stem, build)
     sim.reset()
@@ -227,7 +227,7 @@ def _functional(simulator: str, layer: Layer, config: Config, repeat: int, out: 
     """Time of the functional lane; `repeat` is how often the layer runs."""
     times = out.resolve() / f"times-{simulator}.json"
     with announced(f"compiling for {simulator} and running {layer.name} under cocotb"):
-        runner.run("sim.bench_speed", out / "sqdm.v", "sqdm", seed=1, name="speed", simulator=simulator,
+        runner.run("sim.bench_speed", out / "sqdm_engine.v", "sqdm_engine", seed=1, name="speed", simulator=simulator,
                    vectors=_vectors(layer, config, repeat), env={TIMES: str(times)}, build_dir=build).require()
     found = json.loads(times.read_text())
     uses = {"streams": "serves a stream every cycle", "waiting": "waits for done"}

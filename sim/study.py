@@ -35,7 +35,7 @@ from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.ppu import PostParams
 from golden.study import GROUP, Mode, TraceLayer, bound, label, layer_work, read_trace, sweep
 from hw.config import Config, preset
-from hw.gen import TOP, convert
+from hw.gen import convert
 
 from .beats import ktile_beats
 from .engine import FastEngine
@@ -133,7 +133,7 @@ def anchor(traces: dict[str, list[TraceLayer]], config: Config, out: Path, build
     engines: dict[Config, FastEngine] = {}
     for machine, _ in machines(config).values():
         if machine not in engines:
-            verilog = convert(TOP, machine).write(out / f"{machine.dense}-{machine.sparse}")[0]
+            verilog = convert("engine", machine).write(out / f"{machine.dense}-{machine.sparse}")[0]
             with announced(f"compiling {machine.dense} dense + {machine.sparse} sparse"):
                 engines[machine] = FastEngine(machine, FastSim.build(verilog, verilog.stem, build))
     table = Table({"trace": -5, "layer": -9, "step": 4, "arrays": -15, "RTL cycles": 10, "predicted": 9, "speed-up": 8,

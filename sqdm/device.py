@@ -24,6 +24,7 @@ from .registers import (
     SOFT_RESET,
     START,
     STATUS_ERROR,
+    STATUS_INTERRUPTS,
     STATUS_LABEL_PENDING,
     STATUS_READY,
     VERSION_MAJOR,
@@ -226,6 +227,8 @@ class Device:
         if not self.backend.read32(Register.STATUS) & STATUS_READY:
             raise DeviceError("the accelerator is not ready: it runs something already, reset() ends it")
         self._write(Register.TIME_STEP, step)
+        self._write(Register.IRQ_STATUS, STATUS_INTERRUPTS)     # so that the backend's wait() ends with this run
+        self._write(Register.IRQ_ENABLE, STATUS_INTERRUPTS)
         self.backend.write32(Register.CONTROL, START)
         status = self._until(STATUS_READY, timeout, f"time step {step} did not end")
         if status & STATUS_ERROR:

@@ -40,7 +40,7 @@ TOLERANCE = 0.01
 
 @cache
 def open_sim(name: str) -> FastSim:
-    return FastSim.build(emit((CONFIGS | SHARED)[name], out=BUILD / "test_cycles" / name), "sqdm", BUILD)
+    return FastSim.build(emit((CONFIGS | SHARED)[name], "engine", out=BUILD / "test_cycles" / name), "sqdm_engine", BUILD)
 
 
 def draw_layer(rng: np.random.Generator, config: Config) -> Layer:

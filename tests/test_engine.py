@@ -78,11 +78,11 @@ def test_packer_refuses_what_does_not_fit() -> None:
 
 @cache
 def emitted(name: str) -> Path:
-    return emit(CONFIGS[name], out=BUILD / "test_engine" / name)
+    return emit(CONFIGS[name], "engine", out=BUILD / "test_engine" / name)
 
 
 def open_engine(name: str, stall: float = 0.0) -> FastEngine:
-    sim = FastSim.build(emitted(name), "sqdm", BUILD)
+    sim = FastSim.build(emitted(name), "sqdm_engine", BUILD)
     sim.reset()
     return FastEngine(CONFIGS[name], sim, stall)
 

@@ -50,7 +50,7 @@ def test_odd_sizes_lint_clean(tmp_path: Path, rows: int, cols: int, dense: int, 
     lint(emit(config, out=tmp_path), "sqdm")
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block != "engine"])
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block != "accelerator"])
 def test_every_block_lints_clean_alone(tmp_path: Path, block: str) -> None:
     lint(emit(TINY, block, tmp_path), f"sqdm_{block}")
 

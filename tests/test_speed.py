@@ -46,7 +46,7 @@ def test_sparse_array_is_measured_on_the_zeros_that_were_asked_for(tmp_path, mon
 
 def test_functional_lane_is_timed_on_a_result_that_is_compared(tmp_path):
     layer = plain_layer(4, 4, 8, TINY)
-    emit(TINY, out=tmp_path)
+    emit(TINY, "engine", out=tmp_path)
     streams, waiting = speed._functional("verilator", layer, TINY, 2, tmp_path, BUILD)
     image_cycles = 64 // 4 * 4 * 3
     assert 2 * image_cycles < waiting.cycles < 4 * image_cycles
@@ -66,7 +66,7 @@ def test_functional_lane_fails_on_a_wrong_result(tmp_path, monkeypatch):
         return made
 
     monkeypatch.setattr(speed, "_vectors", corrupted)
-    emit(TINY, out=tmp_path)
+    emit(TINY, "engine", out=tmp_path)
     with pytest.raises(AssertionError, match="bench failed: speed on verilator"):
         speed._functional("verilator", plain_layer(4, 4, 8, TINY), TINY, 1, tmp_path, BUILD)
 
