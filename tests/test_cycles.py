@@ -40,7 +40,8 @@ TOLERANCE = 0.01
 
 @cache
 def open_sim(name: str) -> FastSim:
-    return FastSim.build(emit((CONFIGS | SHARED)[name], "engine", out=BUILD / "test_cycles" / name), "sqdm_engine", BUILD)
+    verilog = emit((CONFIGS | SHARED)[name], "engine", out=BUILD / "test_cycles" / name)
+    return FastSim.build(verilog, "sqdm_engine", BUILD)
 
 
 def draw_layer(rng: np.random.Generator, config: Config) -> Layer:
