@@ -1,4 +1,4 @@
-"""The host's side: the benches of DMAs, registers and counters pass, turn red on faults, and the files agree with them."""
+"""DMAs, registers and counters: their benches pass and turn red on faults, and the files agree with the registers."""
 
 import shutil
 import subprocess
@@ -79,7 +79,8 @@ FAULTS = [
            "Mux(word[0], high, value)", "value.word_select(word[0], WORD_BITS)"),
     _fault("interrupts", "registers-32", "csr", "a clear clears all bits",
            "value & ~(data & mask)", "value & ~mask"),
-    _fault("a_start", "registers-32", "csr", "a command stays", "value.eq(data & mask)", "value.eq(value | data & mask)"),
+    _fault("a_start", "registers-32", "csr", "a command stays",
+           "value.eq(data & mask)", "value.eq(value | data & mask)"),
     _fault("a_start", "registers-32", "registers", "a start is taken while not ready",
            "block.control_start & self.ready &", "block.control_start &"),
     _fault("labels", "registers-32", "registers", "a pending label is overwritten",
