@@ -129,7 +129,7 @@ _CONTROL = replace(_PATH, table_depth=32, list_depth=32)
 _TRACE = f"{__package__}.bench_trace"
 
 # The host's side, with bursts that fill 4 KiB, and single beats.
-_WIDE_BUS = replace(_TINY, bus_bits=128, axi_addr_bits=40, axi_burst=256, axi_outstanding=2)
+_WIDE_BUS = replace(_TINY, bus_bits=128, axi_addr_bits=40, axi_burst=256, axi_outstanding=3)
 _ONE_BEAT = replace(_TINY, axi_addr_bits=33, axi_burst=1, axi_outstanding=1)
 
 BENCHES: tuple[Bench, ...] = (
