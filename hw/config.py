@@ -105,7 +105,7 @@ class Config:
     axi_addr_bits : int
         Width of the AXI master's addresses.
     axi_burst : int
-        Beats of the AXI master's longest burst; bursts end where an address is a multiple of this.
+        Beats of the AXI master's longest burst.
     axi_outstanding : int
         Bursts that the AXI master may have outstanding, in each direction.
     """
