@@ -54,6 +54,8 @@ class LayerWork:
     ktile_beats : int or None
         Beats of a k-tile's weights, taken one per cycle while its half of the memory is free; two k-tiles are loaded
         when the layer starts. None: the weights are always there.
+    labelled : int
+        First cycle of the layer in which the detector is idle, having labelled the layer before.
     wrap : bool
         Continue each map with its opposite edge, so that no tap lies outside: for studies without border effects.
     """
@@ -66,6 +68,7 @@ class LayerWork:
     out_planes: int = 1
     residual_planes: int = 0
     ktile_beats: int | None = None
+    labelled: int = 0
     wrap: bool = False
 
     @property
