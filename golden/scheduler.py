@@ -10,7 +10,8 @@ __all__ = ["Label", "schedule"]
 Label = tuple[bool, bool, int]
 
 
-def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Machine) -> list[list[Entry]]:
+def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Machine, *,
+             even: bool = False) -> list[list[Entry]]:
     """Deal the entries out to the arrays.
 
     Parameters
@@ -18,6 +19,8 @@ def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Mach
     table : sequence of TableEntry
     labels : per entry, (sparse, dead, bin) of its channel
     machine : Machine
+    even : bool
+        Deal what dense arrays can run out evenly to all arrays, see `golden.layer.one_tap`.
 
     Returns
     -------
@@ -29,13 +32,14 @@ def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Mach
     work = [0] * arrays
     for item, (sparse, dead, count_bin) in zip(table, labels, strict=True):
         to_sparse = sparse or not item.dense_ok
+        anywhere = even and item.dense_ok
         first, last = (machine.dense, arrays) if to_sparse else (0, machine.dense)
-        if first == last:
+        if anywhere or first == last:
             first, last = 0, arrays
         if not dead:
             chosen = min(range(first, last), key=work.__getitem__)
             lists[chosen].append(item.entry)
-            work[chosen] += count_bin + 1 if to_sparse and machine.sparse else 1
+            work[chosen] += count_bin + 1 if to_sparse and machine.sparse and not anywhere else 1
         if item.entry.last:
             for entries in lists:
                 if entries:

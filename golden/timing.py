@@ -9,8 +9,8 @@ over its own events.
     PostProcessor   per tile        segments, steps, residual reads
 
 Arrays that share no read port are carried through a tile one after the other, since no block looks further back than to
-the tiles before. Reads of arrays that do share one are granted in order of time; then an array may run into what is not
-known yet, since it hangs on another array: when a bank or a half of the weights is free. Such cycles are UNKNOWN, larger
+the tiles before. Reads of arrays that do share one are granted in order of time; then an array may run into what hangs
+on another array and is not known yet: when a bank, or a half of the weights, is free. Such cycles are UNKNOWN, larger
 than all others, and the array goes on, by `resume`, when they are known.
 """
 

@@ -89,6 +89,9 @@ def layer_layout(config: Config) -> data.StructLayout:
         How to label, see `hw.detector`.
     step : 6 bits
         Time step, for the refresh policy.
+    even : 1 bit
+        Deal channels out evenly to all arrays, whatever their labels say (but for dead ones, and for those that dense
+        arrays cannot run). For layers of one tap per channel: a window costs either kind of array one cycle.
     """
     addr = unsigned(config.addr_bits)
     table_bits = (config.table_depth - 1).bit_length()
@@ -123,6 +126,7 @@ def layer_layout(config: Config) -> data.StructLayout:
         "dense_cost": config.addr_bits + 1,
         "bin_shift": config.addr_bits.bit_length(),
         "step": STEP_BITS,
+        "even": 1,
     })
 
 

@@ -6,8 +6,9 @@ to work while the lists still grow.
     cycle   0 table read   1 label read   2 an array is chosen, its waiting entry is written to its list
 
 Dead channels are left out. Among several arrays of a kind the one with the least work so far is chosen, measured in
-entries for dense arrays, by the labels' bins for sparse ones. Each array's latest entry waits, so that it can be marked
-as the last of its vector when the vector's other channels turn out to lie on other arrays.
+entries for dense arrays, by the labels' bins for sparse ones; in an `even` layer among all arrays, in entries. Each
+array's latest entry waits, so that it can be marked as the last of its vector when the vector's other channels turn out
+to lie on other arrays.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -105,14 +106,15 @@ class Scheduler(wiring.Component):
                 best, least_load = Mux(less, array, best), Mux(less, loads[array], least_load)
             return best
 
+        anywhere = layer.even & item.dense_ok
         to_sparse = self.label.sparse | ~item.dense_ok
         if not dense:
             target = least(sparse)
         elif not sparse:
             target = least(dense)
         else:
-            target = Mux(to_sparse, least(sparse), least(dense))
-        cost = Mux(to_sparse, self.label.bin + 1, 1) if sparse else 1
+            target = Mux(anywhere, least(range(config.arrays)), Mux(to_sparse, least(sparse), least(dense)))
+        cost = Mux(to_sparse & ~anywhere, self.label.bin + 1, 1) if sparse else 1
 
         flush = Signal()        # the table is done: what waits is written
         end = walking & self.go & (index == layer.table_count) & ~read & ~chosen

@@ -82,13 +82,14 @@ def scheduler(config: Config, rng: np.random.Generator, runs: int = 40) -> Vecto
         all_labels.append(labels)
         count = int(rng.choice(np.array([0, 1, 2, rng.integers(config.table_depth + 1), config.table_depth])))
         first = int(rng.integers(config.table_depth - count + 1))
+        even = bool(rng.random() < 0.3)
         layers.append(layer_layout(config).const(
-            {"table_first": first % config.table_depth, "table_count": count}).as_value().value)
+            {"table_first": first % config.table_depth, "table_count": count, "even": even}).as_value().value)
         counts.append(count)
         items = table[first:first + count]
         words = [int(labels[item.slot, item.label]) for item in items]
         of_items: list[Label] = [(bool(word & 1), bool(word & 2), word >> 2) for word in words]
-        for array, entries in enumerate(schedule(items, of_items, config)):
+        for array, entries in enumerate(schedule(items, of_items, config, even=even)):
             lists[array] += [entry_layout(config).const(asdict(entry)).as_value().value for entry in entries]
             ends[array].append(len(lists[array]))
     made: Vectors = {

@@ -89,7 +89,8 @@ def run_both(name: str, seed: int) -> tuple[EngineRun, Counters]:
 
     flags = [(bool(labels.sparse[item.label]), bool(labels.dead[item.label]), int(labels.bin[item.label]))
              for item in image.table]
-    work = image_work(layer, image, memory, schedule(image.table, flags, config), len(ktile_beats(config, image)[0]))
+    lists = schedule(image.table, flags, config, even=image.fields["even"])
+    work = image_work(layer, image, memory, lists, len(ktile_beats(config, image)[0]))
     return measured, predict(config, work)
 
 

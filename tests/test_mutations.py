@@ -24,6 +24,7 @@ TESTS = {
     "dense": "tiles_are_exact|a_late_post|a_vector_may_end",
     "sparse": "tiles_are_exact|zeros_in_every_position",
     "detector": "labels_of_every",
+    "scheduler": "lists_of_every",
     "ppu": "every_layer_is_exact_while",
     "engine": "layers_back_to_back_are_exact_whatever|late_weights",
 }
@@ -121,6 +122,8 @@ MUTANTS = [
            "scheduler.go.eq(1)"),
     Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "self.label.sparse | ~item.dense_ok",
            "self.label.sparse"),
+    Mutant("an even layer follows its labels", "scheduler-2-3", "scheduler",
+           "Mux(anywhere, least(range(config.arrays)), ", "Mux(0, least(range(config.arrays)), "),
     Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~self.label.dead &", "chosen &"),
     Mutant("a vector runs on where it continues elsewhere", "engine-4x4", "scheduler",
            "m.d.sync += waiting.last.eq(1)", "m.d.sync += waiting.last.eq(waiting.last)"),

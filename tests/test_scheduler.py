@@ -73,6 +73,18 @@ def test_arrays_of_a_kind_share_evenly(made: tuple[list[TableEntry], list[Label]
     assert max(work) - min(work) <= 32
 
 
+@given(tables(), ARRAYS)
+def test_an_even_layer_is_shared_evenly_by_arrays_of_both_kinds(made: tuple[list[TableEntry], list[Label]],
+                                                                arrays: tuple[int, int]) -> None:
+    table, labels = made
+    lists = schedule([replace(entry, dense_ok=True) for entry in table], labels, machine(*arrays), even=True)
+    lengths = [len(entries) for entries in lists]
+    assert max(lengths) - min(lengths) <= 1
+    assert sum(lengths) == sum(not dead for _, dead, _ in labels)
+    of_sparse = schedule([replace(entry, dense_ok=False) for entry in table], labels, machine(*arrays), even=True)
+    assert not (arrays[1] and any(of_sparse[:arrays[0]])), "a dense array cannot run them"
+
+
 @pytest.mark.parametrize("arrays", [(1, 1), (2, 0), (0, 2)])
 def test_dead_channels_cost_nothing(arrays: tuple[int, int]) -> None:
     table = [item(number, last=number % 3 == 2) for number in range(9)]
