@@ -1,6 +1,6 @@
 """The cycle model against the engine's counters, and the study that is built on it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 from golden.cycles import CAUSES, Counters, predict
-from golden.detector import Labels
-from golden.formats import FORMATS, Tensor
+from golden.detector import Detection, Labels, label_cycles
+from golden.formats import FORMATS, U4, Tensor
 from golden.layer import LabelPlace, Layer, LayerError, compile_layer, initial_memory, place
 from golden.scheduler import schedule
 from golden.study import TraceLayer, bound, label, layer_work, sweep
 from golden.timing import Timing
-from golden.work import LayerWork, ListWork, image_work, inside_taps, skews, tap_counts
+from golden.work import HANDOVER_CYCLES, LayerWork, ListWork, image_work, inside_taps, skews, tap_counts
 from hw.config import Config, preset
 from hw.gen import emit
+from hw.interfaces import layer_layout
 from hw.sparse import skews as hw_skews
-from sim.beats import ktile_beats
+from sim.beats import image_beats, ktile_beats, layer_word
 from sim.engine import EngineRun, FastEngine
 from sim.fast import FastSim
-from sim.stimulus import random_layer
+from sim.stimulus import chained_case, layer_case, output_nonzeros, random_layer
+from sim.words import to_words
 
 BUILD = Path(__file__).parents[1] / "build"
 TINY = preset("tiny")
@@ -45,7 +47,6 @@ CONFIGS |= {
 }
 LAYERS = 25
 FEWER = 12      # of the mixes, of which there are many
-TOLERANCE = 0.01
 
 
 @cache
@@ -104,6 +105,44 @@ def test_predicted_counters_are_the_measured_ones(name: str) -> None:
         assert predicted.cycles == measured.cycles, where
         for array, (model, counters) in enumerate(zip(predicted.array, measured.array, strict=True)):
             assert {cause: model[cause] for cause in counters} == counters, f"{where}, array {array}"
+
+
+@pytest.mark.parametrize("name", ["one-of-each", "eight-rows"])
+@pytest.mark.parametrize("transform", ["none", "space_to_depth"])
+def test_a_layer_waits_for_the_labels_of_the_one_before(name: str, transform: str) -> None:
+    """Of two layers back to back, the second one's counters are predicted too, wherever it has to wait."""
+    config, sim, waits = CONFIGS[name], open_sim(name), []
+    sim.reset()
+    engine = FastEngine(config, sim)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        first = random_layer(rng, config, shape=(2, 1, 4, 4), outputs=4, kernel=1, transform=transform, residual=None)
+        case = layer_case(rng, config, first, first=(0, 0, 0), detect=True)
+        following = chained_case(rng, config, case, U4)
+        engine.fill(case.before)
+        for item in case.inputs:
+            engine.set_labels(item.place, item.labels)
+        beats = [part for each in (case, following) for part in
+                 (image_beats(config, each.image), *ktile_beats(config, each.image))]
+        sim.send("load", np.concatenate(beats))
+        sim.run(10_000)
+        sim.send("layer", to_words([layer_word(config, each.image) for each in (case, following)],
+                                   layer_layout(config).size))
+        sim.run(10_000, until="done")
+        sim.run(10_000, until="done")
+        sim.step()
+        measured = engine.counters()
+
+        detection = Detection(**{key.name: case.image.fields[key.name] for key in fields(Detection)})
+        nonzeros = output_nonzeros(case.layer, case.placement, case.after)
+        work = image_work(following.layer, following.image, following.before, following.lists(config))
+        waiting = replace(work, labelled=label_cycles(nonzeros, detection) - HANDOVER_CYCLES)
+        predicted = predict(config, waiting)
+        waits.append(predicted.cycles - predict(config, work).cycles)
+        assert predicted.cycles == measured.cycles, f"seed {seed}"
+        for model, counters in zip(predicted.array, measured.array, strict=True):
+            assert {cause: model[cause] for cause in counters} == counters, f"seed {seed}"
+    assert max(waits) > 0
 
 
 def plain_work(machine: Config, nonzero: np.ndarray, outputs: int = 4) -> LayerWork:
