@@ -1,6 +1,9 @@
 """Cycle model: what the engine's counters say after a layer, to the cycle.
 
-The blocks' timing is in `golden.timing`, what they work on in `golden.work`; here their events become counters.
+The blocks' timing is in `golden.timing`, what they work on in `golden.work`; here their events become counters. They
+are those of the RTL, whatever arrays and read ports there are and whatever ran before, but for what the host does
+meanwhile: weights count as sent a beat per cycle as soon as there is room (`LayerWork.ktile_beats`), with no other
+beats between them.
 """
 
 from collections.abc import Sequence
