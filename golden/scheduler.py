@@ -27,6 +27,12 @@ def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Mach
     list of list of Entry
         Per array, dense ones first, what it adds up, in order.
     """
+    def steps(taps: int) -> int:
+        """Cycles of a window on a dense array."""
+        if machine.dense_taps == 1:
+            return taps.bit_count()
+        return sum(taps >> 3 * line & 7 != 0 for line in range(3))
+
     arrays = machine.dense + machine.sparse
     lists: list[list[Entry]] = [[] for _ in range(arrays)]
     work = [0] * arrays
@@ -39,7 +45,8 @@ def schedule(table: Sequence[TableEntry], labels: Sequence[Label], machine: Mach
         if not dead:
             chosen = min(range(first, last), key=work.__getitem__)
             lists[chosen].append(item.entry)
-            work[chosen] += count_bin + 1 if to_sparse and machine.sparse and not anywhere else 1
+            cost = steps(item.entry.taps) if chosen < machine.dense else count_bin + 1
+            work[chosen] += 1 if anywhere else cost
         if item.entry.last:
             for entries in lists:
                 if entries:

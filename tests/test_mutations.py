@@ -122,6 +122,7 @@ MUTANTS = [
            "scheduler.go.eq(1)"),
     Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "self.label.sparse | ~item.dense_ok",
            "self.label.sparse"),
+    Mutant("work is counted in entries", "scheduler-2-3", "scheduler", "Mux(anywhere, 1, cost)", "1"),
     Mutant("an even layer follows its labels", "scheduler-2-3", "scheduler",
            "Mux(anywhere, least(range(config.arrays)), ", "Mux(0, least(range(config.arrays)), "),
     Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~self.label.dead &", "chosen &"),
