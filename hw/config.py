@@ -168,7 +168,8 @@ class Config:
         self._require(_power_of_two(self.act_nibbles) and self.row_nibbles <= self.act_nibbles <= 1 << 24,
                       "act_nibbles", f"a power of two from {self.row_nibbles} to {1 << 24}",
                       "addresses wrap, and one row of all banks is the least")
-        self._range("read_ports", 1, 4, "each port is a copy of the activation memory")
+        self._range("read_ports", 1, min(4, self.arrays + 1),
+                    "each port is a copy of the activation memory, for an array or for the residual")
         self._range("window_width", 0, 64, "a read spans two lines more than the tile")
         for name in ("weight_depth", "scale_depth", "param_depth", "table_depth", "list_depth", "label_depth",
                      "label_slots", "samples"):
