@@ -388,7 +388,8 @@ PRESETS: dict[str, Config] = {
                     weight_depth=256),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
     "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, scale_exp_bits=4, acc_bits=36,
-                   weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128),
+                   weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128,
+                   window_width=32),
 }
 
 
