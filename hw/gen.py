@@ -4,6 +4,7 @@
     python -m hw.gen --rows 16 --cols 32
     python -m hw.gen --preset ecp5 --dense-taps 1 --out rtl
     python -m hw.gen --block dense --rows 3 --cols 5
+    python -m hw.gen --html                      with the registers' documentation as a web page
 """
 
 import argparse
@@ -38,7 +39,7 @@ from .loader import Loader
 from .pe_row import PERow
 from .ppu import PostProcessor
 from .readout import Readout
-from .registers import Registers, register_files
+from .registers import Registers, register_files, write_html
 from .scheduler import Scheduler
 from .sequencer import Sequencer
 from .sparse import SparseArray
@@ -173,6 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="default", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--block", default=TOP, metavar="NAME", help=f"one of {', '.join(BLOCKS)}; {TOP} unless given")
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="build/ unless given")
+    parser.add_argument("--html", action="store_true",
+                        help=f"write the registers of the {TOP} as a web page as well, into sqdm_regs/")
     group = parser.add_argument_group("parameters", "each overrides the preset's")
     helps = _parameter_help()
     for field in fields(Config):
@@ -183,21 +186,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _write_html(config: Config, out: Path) -> Path:
+    """Write the registers' web page into a new folder, which then takes the place of the old one."""
+    folder = out / "sqdm_regs"
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
+        write_html(config, Path(scratch) / "new")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        (Path(scratch) / "new").rename(folder)
+    return folder / "index.html"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, or 2 after a message that says what is legal."""
     options = vars(_parser().parse_args(arguments))
-    block, out, name = options.pop("block"), options.pop("out"), options.pop("preset")
+    block, out, name, html = (options.pop(key) for key in ("block", "out", "preset", "html"))
     overrides = {key: value for key, value in options.items() if value is not None}
     try:
         config = preset(name)
         if overrides:
             config = replace(config, name=f"{name} with changes", **overrides)
+        if html and block != TOP:
+            raise ConfigError(f"--html is for the block {TOP}: {block} has no registers")
         emitted = convert(block, config)
     except ConfigError as error:
         print(f"hw.gen: {error}", file=sys.stderr)
         return 2
     try:
         paths = emitted.write(out)
+        if html:
+            paths.append(_write_html(config, out))
     except OSError as error:
         print(f"hw.gen: cannot write to {out}: {error.strerror}", file=sys.stderr)
         return 1

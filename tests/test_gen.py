@@ -24,7 +24,8 @@ def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path: 
         out = tmp_path / seed
         subprocess.run([sys.executable, "-m", "hw.gen", "--preset", "tiny", "--out", str(out)], cwd=ROOT, check=True,
                        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
-        written.append([(out / name).read_bytes() for name in ("sqdm.v", "sqdm.json")])
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert set(written[0]) == {"sqdm.v", "sqdm.json", "sqdm_regs.h", "sqdm_regs.md", "sqdm_regs.xml"}
     assert written[0] == written[1]
 
 
@@ -65,8 +66,17 @@ def test_illegal_values_end_with_a_message_and_write_nothing(
     assert main(["--rows", "1", "--out", str(tmp_path / "out")]) == 2
     assert "rows=1 is not legal: it must be from 2 to 128" in capsys.readouterr().err
     assert main(["--block", "gpu", "--out", str(tmp_path / "out")]) == 2
-    assert "block=gpu is not legal: it must be one of engine, " in capsys.readouterr().err
+    assert "block=gpu is not legal: it must be one of accelerator, " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_registers_as_a_web_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):      # the second takes the place of the first
+        assert main(["--preset", "tiny", "--html", "--out", str(tmp_path)]) == 0
+    assert "sqdm" in (tmp_path / "sqdm_regs" / "index.html").read_text()
+    assert not list(tmp_path.glob(".writing*"))
+    assert main(["--block", "dense", "--html", "--out", str(tmp_path)]) == 2
+    assert "--html is for the block accelerator" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
