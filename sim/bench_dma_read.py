@@ -15,7 +15,7 @@ __all__ = ["a_failed_burst_is_told", "beats_in_order", "flush_forgets_everything
 INPUTS = ("arready", "rvalid", "rdata", "rresp", "rlast", "rid")
 OUTPUTS = ("arvalid", "araddr", "arlen", "arsize", "arburst", "arid", "rready")
 RATE = 0.98
-LIMIT_US = 1000
+LIMIT_US = 2000
 MODEL_LATENCY = 10
 
 
@@ -37,7 +37,7 @@ async def beats_in_order(dut: Any, stall: float, pause: float) -> None:
     bench.send("commands", from_words(data["commands"]))
     bench.expect("beats", from_words(data["beats"]))
     await bench.reset()
-    await bench.finish(limit=20 * len(data["beats"]))
+    await bench.finish(limit=40 * len(data["beats"]))
     assert dut.idle.value == 1 and dut.error.value == 0
     assert not memory.strays, f"{memory.strays[0]:#x} was read"
     assert stall or checker.most == data["limits"][2], f"only {checker.most} bursts outstanding"
@@ -90,7 +90,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
     assert dut.error.value == 1, "a failed beat, but no error"
     failed = checker.first_with(int(address) for address, _ in data["faults"])
     assert dut.error_address.value == failed, f"error_address is {int(dut.error_address.value):#x}, not {failed:#x}"
-    await bench.finish(limit=20 * len(data["beats"]))
+    await bench.finish(limit=40 * len(data["beats"]))
     assert dut.error.value == 1 and dut.error_address.value == failed, "the first failed burst is forgotten"
     dut.flush.value = 1
     await ClockCycles(dut.clk, 2)

@@ -16,7 +16,7 @@ __all__ = ["a_failed_burst_is_told", "beats_land", "data_do_not_wait_for_address
 INPUTS = ("awready", "wready", "bvalid", "bresp", "bid")
 OUTPUTS = ("awvalid", "awaddr", "awlen", "awsize", "awburst", "awid", "wvalid", "wdata", "wstrb", "wlast", "bready")
 RATE = 0.98
-LIMIT_US = 1000
+LIMIT_US = 2000
 MODEL_LATENCY = 10
 
 
@@ -52,7 +52,7 @@ async def beats_land(dut: Any, stall: float, pause: float) -> None:
     bench.send("commands", from_words(data["commands"]))
     bench.send("beats", from_words(data["data"]))
     await bench.reset()
-    await bench.finish(limit=20 * len(data["data"]))
+    await bench.finish(limit=40 * len(data["data"]))
     await _until_idle(dut, 3000)
     assert dut.error.value == 0
     assert checker.beats == len(data["data"])
@@ -100,7 +100,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
         await RisingEdge(dut.clk)
     failed = checker.first_with(int(address) for address, _ in data["faults"])
     assert dut.error_address.value == failed, f"error_address is {int(dut.error_address.value):#x}, not {failed:#x}"
-    await bench.finish(limit=20 * len(data["data"]))
+    await bench.finish(limit=40 * len(data["data"]))
     await _until_idle(dut, 3000)
     assert dut.error.value == 1 and dut.error_address.value == failed, "the first failed burst is forgotten"
     dut.flush.value = 1
@@ -180,7 +180,7 @@ async def data_do_not_wait_for_addresses(dut: Any) -> None:
     else:
         raise AssertionError("wvalid waits for awready")
     slave.aw_channel.pause = False
-    await bench.finish(limit=20 * len(data["data"]))
+    await bench.finish(limit=40 * len(data["data"]))
 
 
 @cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")

@@ -34,7 +34,8 @@ def _commands(config: Config, rng: np.random.Generator, count: int) -> list[tupl
     burst = config.axi_burst
     commands = []
     for number in range(count):
-        beats = int(rng.choice([0, 1, 1, 2, 3, burst - 1, burst, burst + 1, 2 * burst, int(rng.integers(1, 2 * page))]))
+        some = int(rng.integers(1, min(2 * page, 64 * burst)))
+        beats = int(rng.choice([0, 1, 1, 2, 3, burst - 1, burst, burst + 1, 2 * burst, some]))
         beats = min(beats, 3 * page)
         first = int(rng.integers(total - beats))
         if number % 3 == 0:     # ends, begins or lies around a border
