@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hw.config import PRESETS, Config
+from hw.config import PRESETS
 from hw.gen import BLOCKS, convert, emit, main
+from sim.engine import FastEngine
+from sim.fast import FastSim
 from sim.lint import lint
+from sim.measure import measure
+from sim.speed import plain_layer
 
 ROOT = Path(__file__).parent.parent
 TINY = PRESETS["tiny"]
@@ -56,9 +60,21 @@ def test_every_block_lints_clean_alone(tmp_path: Path, block: str) -> None:
     lint(emit(TINY, block, tmp_path), f"sqdm_{block}")
 
 
-@pytest.mark.parametrize("config", [PRESETS["tiny"], PRESETS["ecp5"], PRESETS["default"]], ids=lambda c: c.name)
-def test_presets_lint_clean(tmp_path: Path, config: Config) -> None:
-    lint(emit(config, out=tmp_path), "sqdm")
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.soak) if name == "edm" else name for name in PRESETS])
+def test_presets_lint_clean(tmp_path: Path, name: str) -> None:
+    lint(emit(PRESETS[name], out=tmp_path), "sqdm")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.soak) if name != "tiny" else name for name in PRESETS])
+def test_presets_simulate(tmp_path: Path, name: str) -> None:
+    """A layer with more k-tiles than one, in the fast lane."""
+    config = PRESETS[name]
+    sim = FastSim.build(emit(config, "engine", tmp_path), "sqdm_engine", ROOT / "build")
+    sim.reset()
+    layer = plain_layer(2 * config.group, config.cols + 1, min(32, 2 * config.rows), config, zeros=0.5)
+    assert measure(FastEngine(config, sim), layer).exact
 
 
 def test_illegal_values_end_with_a_message_and_write_nothing(
