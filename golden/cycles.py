@@ -1,6 +1,9 @@
 """Cycle model: what the engine's counters say after a layer, to the cycle.
 
-The blocks' timing is in `golden.timing`, what they work on in `golden.work`; here their events become counters.
+The blocks' timing is in `golden.timing`, what they work on in `golden.work`; here their events become counters. They
+are those of the RTL, whatever arrays and read ports there are and whatever ran before, but for what the host does
+meanwhile: weights count as sent a beat per cycle as soon as there is room (`LayerWork.ktile_beats`), with no other
+beats between them.
 """
 
 from collections.abc import Sequence
@@ -9,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.timing import BANKS, DenseArray, Engine, NoArray, PostProcessor, SparseArray, Timing
+from golden.timing import BANKS, DenseArray, Engine, NoArray, PostProcessor, Timing
+from golden.timing_sparse import SparseArray
 from golden.work import LayerWork
 
 __all__ = ["CAUSES", "Counters", "predict"]
@@ -18,6 +22,7 @@ CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")     # of cycles
 END_CYCLES = 8      # from the post-processor's last step to the end of the layer
 
 Int64 = NDArray[np.int64]
+Array = DenseArray | SparseArray
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,59 @@ def _happens(spans: Sequence[tuple[int, int]] | Int64, cycles: int) -> NDArray[n
     return np.cumsum(change)[1:cycles + 1] > 0
 
 
+def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray]) -> None:
+    """Carry all blocks through the layer."""
+    machine, work = engine.machine, engine.work
+    working = [array for array in arrays if not isinstance(array, NoArray)]
+    ports = [array.fetcher.port for array in working]
+    shared = any(port is other for number, port in enumerate(ports) for other in ports[:number])
+    tiles = engine.tiles * engine.k_tiles
+
+    def load(cycle: int) -> None:
+        engine.loaded.append(cycle)
+        for array in arrays:
+            if isinstance(array, NoArray):
+                array.ktile()
+
+    def finish() -> None:
+        """Let the post-processor take the tiles that all arrays have finished."""
+        while (tile := len(engine.release)) < tiles and all(len(array.finished) > tile for array in working):
+            k_tile = tile // engine.tiles
+            post.tile(max([engine.list_complete, *(array.finished[tile] for array in working)]),
+                      min(machine.cols, work.outputs - k_tile * machine.cols))
+            if (tile + 1) % engine.tiles == 0 and len(engine.loaded) < engine.k_tiles:
+                freed = max(array.freed[k_tile if isinstance(array, NoArray) else tile] for array in arrays)
+                load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats)
+            for array in working:
+                array.resume()
+                array.fetcher.ask()
+
+    def read(array: Array) -> None:
+        """Make the array's next read."""
+        fetcher = array.fetcher
+        if fetcher.wanted in fetcher.port:
+            fetcher.wanted += 1
+        else:
+            fetcher.grant()
+            array.resume()
+            fetcher.ask()
+
+    for _ in range(min(BANKS, engine.k_tiles)):
+        load(0)
+    for array in working:
+        array.fetcher.ask()
+    finish()
+    while len(engine.release) < tiles:
+        if shared:
+            # In order of time; an array in front goes first, as `hw.fetcher.PortArbiter` has it.
+            read(min(working, key=lambda array: array.fetcher.wanted))
+        else:
+            for array in working:
+                while len(array.finished) == len(engine.release):
+                    read(array)
+        finish()
+
+
 def predict(machine: Timing, work: LayerWork) -> Counters:
     """Predict the counters of a layer."""
     engine = Engine(machine, work)
@@ -51,21 +109,7 @@ def predict(machine: Timing, work: LayerWork) -> Counters:
     kinds = [DenseArray] * machine.dense + [SparseArray] * machine.sparse
     arrays = [kind(engine, number) if len(share.position) else NoArray(engine)
               for number, (kind, share) in enumerate(zip(kinds, work.lists, strict=True))]
-    working = [array for array in arrays if not isinstance(array, NoArray)]
-    freed: list[int] = []
-    for k_tile in range(engine.k_tiles):
-        if work.ktile_beats is None or k_tile < BANKS:
-            engine.loaded.append(0)
-        else:
-            engine.loaded.append(max(engine.loaded[-1], freed[-BANKS]) + work.ktile_beats)
-        lanes = min(machine.cols, work.outputs - k_tile * machine.cols)
-        for array in arrays:
-            if isinstance(array, NoArray):
-                array.ktile()
-        for _ in range(engine.tiles):
-            post.tile(max([engine.list_complete, *(array.tile() for array in working)]), lanes)
-        freed.append(max(array.skipped + 1 if isinstance(array, NoArray) else array.ktile_freed()
-                         for array in arrays))
+    _run(engine, post, arrays)
 
     cycles = engine.release[-1] + END_CYCLES
     extra = np.bincount(np.concatenate(post.extra), minlength=cycles + 1)[1:cycles + 1] > 0

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from golden.formats import Int64Array, as_integers
 
 __all__ = ["BINS", "Detection", "Labels", "Refresh", "RefreshPolicy", "balance_detection", "classify",
-           "threshold_detection"]
+           "label_cycles", "threshold_detection"]
 
 BINS = 32
 
@@ -107,20 +107,33 @@ def classify(nonzeros: ArrayLike, detection: Detection, before: Labels | None = 
     return Labels(sparse, counts == 0, bins)
 
 
-def _balanced(counts: Int64Array, bins: Int64Array, dense_cost: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Whole bins to the sparse arrays while that lowers the larger prediction; then channels of the next bin."""
-    sparse = np.zeros(len(counts), np.bool_)
+def label_cycles(nonzeros: ArrayLike, detection: Detection) -> int:
+    """Cycles from a layer's last count until its channels are labelled; `hw.detector` says what they go to."""
+    counts = as_integers(nonzeros, 0, 1 << 40, "nonzeros")
+    cut = 0
+    if detection.balance:
+        bins = np.minimum(counts >> detection.bin_shift, BINS - 1)
+        cut = _cut(counts, bins, detection.dense_cost)[0]
+    return len(counts) + 4 + cut // 2 + 1
+
+
+def _cut(counts: Int64Array, bins: Int64Array, dense_cost: int) -> tuple[int, int, int]:
+    """How many whole bins go to the sparse arrays while that lowers the larger prediction; then both predictions."""
     sparse_sum, dense_sum = 0, dense_cost * len(counts)
     for number in range(BINS):
         members = bins == number
         if sparse_sum + counts[members].sum() >= dense_sum:
-            break
-        sparse |= members
+            return number, sparse_sum, dense_sum
         sparse_sum += int(counts[members].sum())
         dense_sum -= dense_cost * int(members.sum())
-    else:
-        return sparse
-    for channel in np.flatnonzero(members):
+    return BINS, sparse_sum, dense_sum
+
+
+def _balanced(counts: Int64Array, bins: Int64Array, dense_cost: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Whole bins to the sparse arrays while that lowers the larger prediction; then channels of the next bin."""
+    cut, sparse_sum, dense_sum = _cut(counts, bins, dense_cost)
+    sparse = bins < cut
+    for channel in np.flatnonzero(bins == cut):
         if sparse_sum + counts[channel] < dense_sum:
             sparse[channel] = True
             sparse_sum += int(counts[channel])

@@ -19,7 +19,7 @@ from golden.layout import load, space_to_depth, store, upsample2
 from golden.ppu import PostParams, postprocess
 
 __all__ = ["Entry", "LabelPlace", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "TableEntry",
-           "Transform", "compile_layer", "initial_memory", "place", "run"]
+           "Transform", "compile_layer", "initial_memory", "one_tap", "place", "run"]
 
 Transform = Literal["none", "upsample", "space_to_depth"]
 KERNEL_LINES = 3
@@ -39,6 +39,8 @@ class Machine(Protocol):
     def cols(self) -> int: ...
     @property
     def dense(self) -> int: ...
+    @property
+    def dense_taps(self) -> int: ...
     @property
     def sparse(self) -> int: ...
     @property
@@ -279,6 +281,15 @@ class LayerImage:
     param_first: int
 
 
+def one_tap(table: Sequence[TableEntry]) -> bool:
+    """Whether each entry has one tap, as those of a 1x1 kernel have.
+
+    Then a window costs a sparse array a cycle as it costs a dense one, and labels, which are made for the nonzeros of
+    3x3 windows, would leave one kind of array idle: channels are dealt out evenly instead.
+    """
+    return all(item.entry.taps.bit_count() == 1 for item in table)
+
+
 def compile_layer(layer: Layer, machine: Machine, placement: Placement,
                   order: Sequence[int] | None = None, *, in_labels: Sequence[LabelPlace] | None = None,
                   out_labels: LabelPlace | None = None, detection: Detection | None = None, step: int = 0,
@@ -455,6 +466,7 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "x_channel": 0,
         "x_plane": 0,
         "x_format": {"wide": 0, "signed": 0},
+        "even": one_tap(table),
     }
     return LayerImage(
         fields=fields, table=table, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,

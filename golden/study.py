@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from golden.cycles import Counters, predict
 from golden.detector import Labels, balance_detection, classify, threshold_detection
-from golden.layer import Entry, Machine, TableEntry
+from golden.layer import Entry, Machine, TableEntry, one_tap
 from golden.scheduler import schedule
 from golden.timing import Timing
 from golden.work import LayerWork, ListWork, tap_counts
@@ -142,7 +142,7 @@ def layer_work(machine: StudyMachine, layer: TraceLayer, labels: Labels, *, wrap
     flags = zip(labels.sparse.tolist(), labels.dead.tolist(), labels.bin.tolist(), strict=True)
     lists = [ListWork(np.array([entry.base for entry in share], np.int64),
                       np.array([entry.last for entry in share], bool))
-             for share in schedule(table, list(flags), machine)]
+             for share in schedule(table, list(flags), machine, even=one_tap(table))]
     return LayerWork(nonzero=layer.nonzero, taps=layer.taps, lists=lists, outputs=layer.outputs, wrap=wrap)
 
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from golden.formats import Uint8Array
 from golden.layer import Entry, Layer, LayerImage
 
-__all__ = ["LINES", "LayerWork", "ListWork", "image_work", "inside_taps", "skews", "tap_counts"]
+__all__ = ["HANDOVER_CYCLES", "LINES", "LayerWork", "ListWork", "image_work", "inside_taps", "skews", "tap_counts"]
 
 LINES = 3       # of a kernel, of as many taps each
 TAPS = LINES * LINES
+HANDOVER_CYCLES = 3     # from a layer's last count to the start of one that waits to follow it
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -54,6 +55,9 @@ class LayerWork:
     ktile_beats : int or None
         Beats of a k-tile's weights, taken one per cycle while its half of the memory is free; two k-tiles are loaded
         when the layer starts. None: the weights are always there.
+    labelled : int
+        First cycle of the layer in which the detector is idle, having labelled the layer before: that one's
+        `golden.detector.label_cycles` less `HANDOVER_CYCLES` if this one follows it at once.
     wrap : bool
         Continue each map with its opposite edge, so that no tap lies outside: for studies without border effects.
     """
@@ -66,6 +70,7 @@ class LayerWork:
     out_planes: int = 1
     residual_planes: int = 0
     ktile_beats: int | None = None
+    labelled: int = 0
     wrap: bool = False
 
     @property

@@ -6,9 +6,9 @@
     AXI4 <──────── read DMA, write DMA <─── beats ┘  │
                        └───────── loader ────────────┘
 
-A run ends at END, with an error, or with a soft reset. In the last two cases what is under way on the bus is completed and
-everything but the memories, the labels and the registers is reset. A bus that never answers is given up after as many
-cycles as the watchdog allows; then it needs a reset too, for a late answer would be taken for another one's.
+A run ends at END, with an error, or with a soft reset. In the last two cases what is under way on the bus is completed
+and everything but the memories, the labels and the registers is reset. A bus that never answers is given up after as
+many cycles as the watchdog allows; then it needs a reset too, for a late answer would be taken for another one's.
 """
 
 from amaranth.hdl import Cat, ClockDomain, Module, Mux, ResetInserter, Signal
@@ -36,9 +36,9 @@ MASTER, SLAVE = "m_axi_", "s_axi_"
 def counter_events(config: Config) -> dict[str, int]:
     """The counters by their numbers, and the most that each counts in a cycle.
 
-    run: cycles from start to end. idle: those in which no array multiplies. layer: cycles in which a layer runs. layers:
-    layers begun. read, written: beats of the bus. Then for each array, dense ones first, what `hw.engine.counters_layout`
-    lists.
+    run: cycles from start to end. idle: those in which no array multiplies. layer: cycles in which a layer runs.
+    layers: layers begun. read, written: beats of the bus. Then for each array, dense ones first, what
+    `hw.engine.counters_layout` lists.
     """
     events = {"run": 1, "idle": 1, "layer": 1, "layers": 1, "read": 1, "written": 1}
     for array in range(config.arrays):

@@ -9,6 +9,7 @@ from .config import Config
 __all__ = ["BEATS_BITS", "BurstSplitter", "burst_layout", "command_layout"]
 
 BEATS_BITS = 25     # up to 2**24 beats
+PAGE_BYTES = 1 << 12    # no burst may cross a border of these
 
 
 def command_layout(config: Config) -> data.StructLayout:
@@ -46,8 +47,7 @@ def _beat_address(config: Config) -> Shape:
 class BurstSplitter(wiring.Component):
     """Turns commands into bursts, one per cycle, in order.
 
-    Bursts end where an address is a multiple of `axi_burst` beats. These are at most 4 KiB, so no burst crosses one of
-    their borders.
+    A burst is as long as it may be: up to `axi_burst` beats, or to the next 4 KiB border.
 
     Members
     -------
@@ -71,17 +71,19 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
-        place_bits = config.axi_burst.bit_length() - 1      # of a beat between two burst borders
         byte_bits = (config.bus_bits // 8 - 1).bit_length()
+        page = PAGE_BYTES >> byte_bits
         address = Signal(_beat_address(config))
         left = Signal(BEATS_BITS)
-        room = Signal(range(config.axi_burst + 1))          # beats up to the next border
-        beyond = Signal(BEATS_BITS + 1)                     # beats beyond it; negative if there are not as many
+        before_border = Signal(range(page + 1))
+        room = Signal(range(config.axi_burst + 1))  # the most that a burst may have here
+        beyond = Signal(BEATS_BITS + 1)             # what is left then; negative if there are not as many
         final = Signal()
         take = Signal()
         burst = self.bursts.payload
         m.d.comb += [
-            room.eq(config.axi_burst - address[:place_bits]),
+            before_border.eq(page - address[:page.bit_length() - 1]),
+            room.eq(Mux(before_border < config.axi_burst, before_border, config.axi_burst)),
             beyond.eq(left - room),
             final.eq(beyond[-1] | (beyond == 0)),
             burst.address.eq(address << byte_bits),
@@ -101,7 +103,7 @@ class BurstSplitter(wiring.Component):
             ]
         with m.Elif(take):
             m.d.sync += [
-                address.eq((address[place_bits:] + 1) << place_bits),
+                address.eq(address + room),
                 left.eq(Mux(final, 0, beyond)),
             ]
         return m

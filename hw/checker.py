@@ -1,7 +1,7 @@
 """Descriptor checker: finds what is wrong with a descriptor before anything of it is done.
 
-The fields and their limits are those of the table in `golden.program.descriptor`; docs/program.md lists the errors. What
-needs no product is found in one cycle. The rest are sums of products,
+The fields and their limits are those of the table in `golden.program.descriptor`; docs/program.md lists the errors.
+What needs no product is found in one cycle. The rest are sums of products,
 
     sum of a * b + plus <= limit
 
@@ -131,7 +131,7 @@ class DescriptorChecker(wiring.Component):
             m.d.comb += chosen.eq(Array(values)[place])
             return chosen
 
-        terms = [[(item.products + [(0, 0)])[number] for _, item in every] for number in range(2)]
+        terms = [[[*item.products, (0, 0)][number] for _, item in every] for number in range(2)]
         plus = of_place([item.plus for _, item in every], SUM_BITS)
         limit = of_place([item.limit for _, item in every], SUM_BITS)
         is_size = of_place([item.error == ErrorCode.SIZE for _, item in every], 1)
@@ -206,8 +206,13 @@ class DescriptorChecker(wiring.Component):
             used |= (1 << entry.bits) - 1 << entry.first_bit
         unused = [self.descriptor[bit] for bit in range(DESCRIPTOR_BITS) if not used >> bit & 1]
         reserved = [*unused, *(item[name] % ALIGNMENT != 0 for name in ALIGNED if name in names)]
-        size = [(item[name] < limit.low) | (item[name] > limit.high(config))
-                for name, limit in LIMITS.items() if name in names]
+        size = []
+        for entry in FIELDS[code]:
+            if (limit := LIMITS.get(entry.name)) is not None:
+                if limit.low > 0:
+                    size.append(item[entry.name] < limit.low)
+                if limit.high(config) < (1 << entry.bits) - 1:
+                    size.append(item[entry.name] > limit.high(config))
         result = {ErrorCode.RESERVED: reserved, ErrorCode.SIZE: size}
         if code in REGIONS:
             reserved += [item.block_log2 < BLOCK_LOG2_LEAST, item.transform >= TRANSFORMS]
@@ -233,7 +238,8 @@ class DescriptorChecker(wiring.Component):
         if code in (Opcode.LOAD, Opcode.STORE):
             last = item.runs - 1
             return [
-                _Sum([(item.chip_stride, last)], item.chip_first + item.beats, config.act_nibbles // config.bus_nibbles),
+                _Sum([(item.chip_stride, last)], item.chip_first + item.beats,
+                     config.act_nibbles // config.bus_nibbles),
                 _Sum([(item.stride, last)], item.offset + (item.beats << beat_log2), self.data_size),
             ]
         if code not in REGIONS:

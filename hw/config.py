@@ -105,7 +105,7 @@ class Config:
     axi_addr_bits : int
         Width of the AXI master's addresses.
     axi_burst : int
-        Beats of the AXI master's longest burst; bursts end where an address is a multiple of this.
+        Beats of the AXI master's longest burst.
     axi_outstanding : int
         Bursts that the AXI master may have outstanding, in each direction.
     """
@@ -168,7 +168,8 @@ class Config:
         self._require(_power_of_two(self.act_nibbles) and self.row_nibbles <= self.act_nibbles <= 1 << 24,
                       "act_nibbles", f"a power of two from {self.row_nibbles} to {1 << 24}",
                       "addresses wrap, and one row of all banks is the least")
-        self._range("read_ports", 1, 4, "each port is a copy of the activation memory")
+        self._range("read_ports", 1, min(4, self.arrays + 1),
+                    "each port is a copy of the activation memory, for an array or for the residual")
         self._range("window_width", 0, 64, "a read spans two lines more than the tile")
         for name in ("weight_depth", "scale_depth", "param_depth", "table_depth", "list_depth", "label_depth",
                      "label_slots", "samples"):
@@ -387,7 +388,8 @@ PRESETS: dict[str, Config] = {
                     weight_depth=256),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
     "edm": replace(_DEFAULT, name="edm", rows=32, cols=32, act_nibbles=1 << 20, scale_exp_bits=4, acc_bits=36,
-                   weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128),
+                   weight_depth=2048, param_depth=2048, table_depth=1024, list_depth=1024, bus_bits=128,
+                   window_width=32),
 }
 
 

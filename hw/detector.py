@@ -1,16 +1,18 @@
 """Sparsity detector: counts the nonzeros of every channel that is written, and labels the channels when the layer ends.
 
-States, and what they cost:
+States, and what they cost after the layer's last count:
 
     IDLE    nothing to do
-    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per column of the k-tile.
-            When a k-tile ends its counts move, in the background of the next one, to the channels' counts and to the
-            histogram: the sums of nonzeros and of dense cost, for each of 32 bins of the count.
-    SWEEP   the layer has ended: the counts that are left move.             the last k-tile's channels (4 x with
-                                                                            space-to-depth), of two k-tiles if short
-    CUT     mode `balance`: how many bins, sparsest first, go to sparse.    up to 33 cycles, in `threshold` 1
-    LABEL   one channel per cycle: label = f(count), to the other table.    channels + 2 cycles
-            The tensor's slot then turns to the other table.
+    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        1 cycle
+            column of the k-tile. A channel's last count goes straight on, in the next cycle, to the
+            channels' counts and to the histogram: the sums of nonzeros and of dense cost, for each of
+            32 bins of the count.
+    CUT     mode `balance`: how many bins, sparsest first, go to sparse; two bins per cycle.            up to 17
+                                                                                                        (`threshold`: 1)
+    LABEL   one channel per cycle: label = f(count), to the other table. The tensor's slot then turns   channels + 2
+            to the other table.
+
+So the detector is idle again at most channels + 21 cycles after the layer's last count.
 
 Modes. `threshold` (SQ-DM, section IV): sparse where the nonzeros are fewer than label_limit; 30 % zeros is
 label_limit = pixels - floor(0.3 * pixels). `balance` (ours): a sparse array's cycles are in proportion to the nonzeros,
@@ -25,7 +27,7 @@ compiler, so no multiplier is needed.
 the refresh policy leaves out. Labels never change a result, only the time it takes.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -48,9 +50,11 @@ def count_layout(config: Config) -> data.StructLayout:
         Output channel within the k-tile.
     part : 2 bits
         Channel of the column, where space-to-depth makes four of it.
+    final : 1 bit
+        The channel's last one.
     nonzeros : bits of rows
     """
-    return data.StructLayout({"column": range(config.cols), "part": 2, "nonzeros": range(config.rows + 1)})
+    return data.StructLayout({"column": range(config.cols), "part": 2, "final": 1, "nonzeros": range(config.rows + 1)})
 
 
 class SparsityDetector(wiring.Component):
@@ -64,7 +68,7 @@ class SparsityDetector(wiring.Component):
     policy : In(policy_layout)
     count : In(count_layout), count_en : In(1)
     ktile_end : In(1)
-        With the last count of a k-tile.
+        With the last count of a k-tile, which is final as others are.
     layer_end : In(1)
         With the last `ktile_end`.
     idle : Out(1)
@@ -108,7 +112,7 @@ class SparsityDetector(wiring.Component):
             m.d.sync += layer.eq(self.layer)
         count_bits = config.addr_bits + 1
         column_bits = (config.cols - 1).bit_length()
-        parts_last = Mux(layer.transform == Transform.SPACE_TO_DEPTH, PARTS - 1, 0)
+        to_depth = layer.transform == Transform.SPACE_TO_DEPTH
 
         # Refresh policy: one decision per time step.
         step = Signal.like(layer.step)
@@ -131,79 +135,82 @@ class SparsityDetector(wiring.Component):
                 with m.Case(Refresh.FROZEN):
                     m.d.sync += refresh.eq(0)
 
-        # Counts of the k-tile: one bank adds up, the other is swept.
-        m.submodules.columns = columns = Memory(shape=unsigned(count_bits), depth=2 * PARTS << column_bits, init=[])
+        # Counts of the k-tile's columns, and the channel whose count is complete.
+        m.submodules.columns = columns = Memory(shape=unsigned(count_bits), depth=PARTS << column_bits, init=[])
         add_read, add_write = columns.read_port(domain="comb"), columns.write_port()
-        sweep_read = columns.read_port(domain="comb")
-        bank = Signal()
         fresh = Signal(PARTS << column_bits)    # columns of the k-tile without a count yet
+        ktile_first = Signal(config.label_bits + 1)     # channel of column 0
+        counted = Signal()      # a channel's count is complete
+        channel = Signal(config.label_bits)
+        total = Signal(count_bits)
         place = Cat(self.count.part, self.count.column)
-        first = fresh.bit_select(place, 1)
         m.d.comb += [
-            add_read.addr.eq(Cat(place, bank)),
-            add_write.addr.eq(add_read.addr),
-            add_write.data.eq(Mux(first, 0, add_read.data) + self.count.nonzeros),
+            add_read.addr.eq(place),
+            add_write.addr.eq(place),
+            add_write.data.eq(Mux(fresh.bit_select(place, 1), 0, add_read.data) + self.count.nonzeros),
             add_write.en.eq(self.count_en),
         ]
+        m.d.sync += [
+            counted.eq(self.count_en & self.count.final),
+            channel.eq(ktile_first + Mux(to_depth, place, self.count.column)),
+            total.eq(add_write.data),
+        ]
         with m.If(self.count_en):
-            m.d.sync += fresh.eq(fresh & ~(1 << place))
-        with m.If(self.ktile_end | self.start):
-            m.d.sync += [bank.eq(bank ^ self.ktile_end), fresh.eq(~0)]
+            m.d.sync += fresh.eq(fresh & ~(1 << place) | (self.count.final << place))
+        with m.If(self.ktile_end):
+            m.d.sync += ktile_first.eq(ktile_first + Mux(to_depth, PARTS * config.cols, config.cols))
+        with m.If(self.start):
+            m.d.sync += [fresh.eq(~0), ktile_first.eq(0)]
 
-        # Sweep: to the channels' counts and the histogram.
+        # The channels' counts, and the histogram, whose even and odd bins are read together.
         m.submodules.counts = counts = Memory(shape=unsigned(count_bits), depth=config.label_depth, init=[])
         counts_write, counts_read = counts.write_port(), counts.read_port()
-        m.submodules.histogram = histogram = Memory(
-            shape=data.StructLayout(dict.fromkeys(("nonzeros", "cost"), count_bits + config.label_bits)), depth=BINS,
-            init=[])
-        bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
+        channels = Signal(config.label_bits + 1)    # counted so far
         bins_used = Signal(BINS)
-        sums = histogram.shape["nonzeros"].shape
-        sparse_sum, dense_sum = Signal(sums), Signal(sums)
+        sums = data.StructLayout(dict.fromkeys(("nonzeros", "cost"), count_bits + config.label_bits))
+        sparse_sum, dense_sum = Signal(sums["nonzeros"].shape), Signal(sums["cost"].shape)
 
         def bin_of(count: Signal) -> Signal:
             scaled = count >> layer.bin_shift
             return Mux(scaled > BINS - 1, BINS - 1, scaled[:LABEL_BIN_BITS])
 
-        ended = Signal(range(3))    # k-tiles to be swept: a short last one may end during the sweep of the one before
-        sweep_bank = Signal()
-        sweeping = ended != 0
-        sweep_end = Signal()
-        column, part = Signal(range(config.cols)), Signal(range(PARTS))
-        k_tile = Signal.like(layer.k_tiles)
-        channels = Signal(config.label_bits + 1)    # swept so far
-        swept = sweep_read.data
-        last_column = column == Mux(k_tile == layer.k_tiles - 1, layer.last_cols - 1, config.cols - 1)
+        total_bin = Signal(LABEL_BIN_BITS)
         bin_cut = Signal(range(BINS + 1))
         cutting = Signal()
         m.d.comb += [
-            sweep_read.addr.eq(Cat(part, column) | (sweep_bank << (column_bits + 2))),
-            counts_write.addr.eq(channels),
-            counts_write.data.eq(swept),
-            counts_write.en.eq(sweeping),
-            bin_read.addr.eq(Mux(cutting, bin_cut, bin_of(swept))),
-            bin_write.addr.eq(bin_read.addr),
-            bin_write.en.eq(sweeping),
+            counts_write.addr.eq(channel),
+            counts_write.data.eq(total),
+            counts_write.en.eq(counted),
+            total_bin.eq(bin_of(total)),
         ]
-        used = bins_used.bit_select(bin_read.addr, 1)
-        in_bin = Signal(histogram.shape)
-        m.d.comb += [
-            in_bin.nonzeros.eq(Mux(used, bin_read.data.nonzeros, 0)),
-            in_bin.cost.eq(Mux(used, bin_read.data.cost, 0)),
-            bin_write.data.nonzeros.eq(in_bin.nonzeros + swept),
-            bin_write.data.cost.eq(in_bin.cost + layer.dense_cost),
-        ]
-        with m.If(sweeping):
+        in_bin = [Signal(sums, name=f"in_bin{odd}") for odd in range(2)]
+        for odd in range(2):
+            m.submodules[f"histogram{odd}"] = histogram = Memory(shape=sums, depth=BINS // 2, init=[])
+            bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
+            used = bins_used.bit_select(Cat(Const(odd, 1), bin_read.addr), 1)
+            m.d.comb += [
+                bin_read.addr.eq(Mux(cutting, bin_cut, total_bin) >> 1),
+                in_bin[odd].nonzeros.eq(Mux(used, bin_read.data.nonzeros, 0)),
+                in_bin[odd].cost.eq(Mux(used, bin_read.data.cost, 0)),
+                bin_write.addr.eq(bin_read.addr),
+                bin_write.data.nonzeros.eq(in_bin[odd].nonzeros + total),
+                bin_write.data.cost.eq(in_bin[odd].cost + layer.dense_cost),
+                bin_write.en.eq(counted & (total_bin[0] == odd)),
+            ]
+        with m.If(counted):
             m.d.sync += [channels.eq(channels + 1), dense_sum.eq(dense_sum + layer.dense_cost),
-                         bins_used.eq(bins_used | (1 << bin_read.addr)), part.eq(part + 1)]
-            with m.If(part == parts_last):
-                m.d.sync += [part.eq(0), column.eq(column + 1)]
-                with m.If(last_column):
-                    m.d.comb += sweep_end.eq(1)
-                    m.d.sync += [column.eq(0), k_tile.eq(k_tile + 1)]
-        m.d.sync += [
-            ended.eq(ended + (self.ktile_end & layer.detect) - sweep_end),
-            sweep_bank.eq(Mux(self.start, bank, sweep_bank ^ sweep_end)),
+                         bins_used.eq(bins_used | (1 << total_bin))]
+
+        # Whether the next bin, and the one after it, still go to sparse.
+        even_sparse, both_sparse = Signal.like(sparse_sum), Signal.like(sparse_sum)
+        even_dense = Signal.like(dense_sum)
+        even_fits, both_fit = Signal(), Signal()
+        m.d.comb += [
+            even_sparse.eq(sparse_sum + in_bin[0].nonzeros),
+            both_sparse.eq(even_sparse + in_bin[1].nonzeros),
+            even_dense.eq(dense_sum - in_bin[0].cost),
+            even_fits.eq(layer.balance & (bin_cut != BINS) & (even_sparse < dense_sum)),
+            both_fit.eq(even_fits & (both_sparse < even_dense)),
         ]
 
         # Label table: two of them, the slot says which one is valid.
@@ -257,23 +264,25 @@ class SparsityDetector(wiring.Component):
                 label_write.en.eq(host_write),
             ]
 
+        ended = Signal()
+        m.d.sync += ended.eq(self.layer_end)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)
                 with m.If(self.start & self.layer.detect):
-                    m.d.sync += [signal.eq(0) for signal in (channels, k_tile, bins_used, dense_sum, sparse_sum)]
+                    m.d.sync += [signal.eq(0) for signal in (channels, bins_used, dense_sum, sparse_sum)]
                     m.next = "COUNT"
-            with m.State("COUNT"), m.If(self.layer_end):
-                m.next = "SWEEP"
-            with m.State("SWEEP"), m.If(~sweeping):
+            with m.State("COUNT"), m.If(ended):
                 m.d.sync += [bin_cut.eq(0), index.eq(0)]
                 m.next = "CUT"
             with m.State("CUT"):
                 m.d.comb += cutting.eq(1)
-                with m.If(layer.balance & (bin_cut != BINS) & (sparse_sum + in_bin.nonzeros < dense_sum)):
-                    m.d.sync += [bin_cut.eq(bin_cut + 1), sparse_sum.eq(sparse_sum + in_bin.nonzeros),
-                                 dense_sum.eq(dense_sum - in_bin.cost)]
+                with m.If(both_fit):
+                    m.d.sync += [bin_cut.eq(bin_cut + 2), sparse_sum.eq(both_sparse),
+                                 dense_sum.eq(even_dense - in_bin[1].cost)]
                 with m.Else():
+                    with m.If(even_fits):
+                        m.d.sync += [bin_cut.eq(bin_cut + 1), sparse_sum.eq(even_sparse), dense_sum.eq(even_dense)]
                     m.next = "LABEL"
             with m.State("LABEL"):
                 m.d.comb += labelling.eq(1)

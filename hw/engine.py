@@ -184,6 +184,7 @@ class LayerEngine(wiring.Component):
                 m.submodules[f"dense{array}"] = unit = DenseArray(config)
             else:
                 m.submodules[f"sparse{array - config.dense}"] = unit = SparseArray(config)
+                m.d.comb += unit.start.eq(start)
             port_users[array % config.read_ports].append(fetcher.memory)
             halves_free.append(unit.load_free)
             idles += [addrgen.idle, fetcher.idle, unit.idle]

@@ -24,8 +24,8 @@ from amaranth.lib.wiring import Component, In
 from .accelerator import Accelerator, counter_events
 from .actmem import ActivationMemory
 from .addrgen import AddressGenerator
-from .config import PRESETS, Config, ConfigError, preset
 from .checker import DescriptorChecker
+from .config import PRESETS, Config, ConfigError, preset
 from .counters import Counters
 from .dense import DenseArray
 from .detector import SparsityDetector

@@ -97,6 +97,9 @@ def layer_layout(config: Config) -> data.StructLayout:
     x_base, x_channel, x_plane : addr_bits
         As out_*, of that tensor.
     x_format : format_layout
+    even : 1 bit
+        Deal channels out evenly to all arrays, whatever their labels say (but for dead ones, and for those that dense
+        arrays cannot run). For layers of one tap per channel: a window costs either kind of array one cycle.
     """
     addr = unsigned(config.addr_bits)
     table_bits = (config.table_depth - 1).bit_length()
@@ -137,6 +140,7 @@ def layer_layout(config: Config) -> data.StructLayout:
         "x_channel": addr,
         "x_plane": addr,
         "x_format": format_layout(),
+        "even": 1,
     })
 
 

@@ -162,7 +162,7 @@ class Loader(wiring.Component):
 
         # Addresses within the spaces.
         param_bits = (config.param_beats - 1).bit_length()
-        param_beat = Signal(range(config.param_beats))
+        param_beat = Signal(range(max(2, config.param_beats)))
         param_word = Signal(24)
         weight, weight_end = self._weight(m, job, passed)
         to_memory = Signal()
@@ -236,7 +236,7 @@ class Loader(wiring.Component):
         lane_bits = config.scale_bits - config.group_bits
         place = Signal(data.StructLayout({"space": Space, "address": 24}))
         codes = Signal()        # the words are done
-        beat = Signal(range(max(config.tap_beats, config.scale_beats)))
+        beat = Signal(range(max(2, config.tap_beats, config.scale_beats)))
         inner = Signal(range(max(3, config.lanes_per_scale)))   # tap, or lane
         outer = Signal(16)      # word, or group
         last_beat = beat == Mux(codes, config.scale_beats - 1, config.tap_beats - 1)

@@ -157,6 +157,11 @@ class PostProcessor(wiring.Component):
         first_part = upsample & (low >= half_rows)
         last_part = upsample & (high > half_rows)
         last_step = (plane == layer.out_format.wide) & (copy == by_line) & (part == last_part)
+        # Pixels behind the segment. It is a channel's last one if there are none; where even lines make channels of
+        # their own, also if there is but one line.
+        behind = Signal(addr_bits + 1)
+        m.d.comb += behind.eq(pixels_left - high)
+        last_segment = (behind == 0) | to_depth & (behind == layer.width)
         last_lane = lane == Mux(k_tile == layer.k_tiles - 1, layer.last_cols - 1, cols - 1)
 
         # Reads of a step, in order; the step is issued with the last one.
@@ -284,7 +289,7 @@ class PostProcessor(wiring.Component):
             m.d.comb += where.eq(e0)
         step = data.StructLayout({
             "valid": 1, "base": addr_bits, "where": addr_bits, "rows": rows, "plane": 1, "part": 1, "odd_first": 1,
-            "counts": 1, "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
+            "counts": 1, "final": 1, "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
         })
         steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
         m.d.sync += [
@@ -296,6 +301,7 @@ class PostProcessor(wiring.Component):
             steps[0].part.eq(part),
             steps[0].odd_first.eq(copy ^ e0[0]),
             steps[0].counts.eq(issue & (plane == 0) & ~(upsample & copy)),
+            steps[0].final.eq(last_segment & (part == last_part)),
             steps[0].column.eq(lane),
             steps[0].channel.eq(Mux(to_depth, Cat(copy, odd_line), 0)),
             steps[0].ends_ktile.eq(ktile_done),
@@ -397,6 +403,7 @@ class PostProcessor(wiring.Component):
             self.count.nonzeros.eq(sum(counted)),
             self.count.column.eq(last.column),
             self.count.part.eq(last.channel),
+            self.count.final.eq(last.final),
             self.count_en.eq(last.valid & last.counts),
             self.ktile_end.eq(last.valid & last.ends_ktile),
             self.layer_end.eq(last.valid & last.ends_layer),

@@ -94,7 +94,7 @@ def write_html(config: Config, folder: Path | str) -> None:
     """Write the documentation of the registers as a web page into a folder; needs `peakrdl-html`."""
     from peakrdl_html import HTMLExporter  # an optional dependency
     # The time of the build would make every one differ.
-    HTMLExporter(user_template_context={"build_ts": 0}).export(compile_registers(config), str(folder))
+    HTMLExporter(user_context={"build_ts": 0}).export(compile_registers(config), str(folder))
 
 
 class Registers(wiring.Component):

@@ -5,17 +5,18 @@ to work while the lists still grow.
 
     cycle   0 table read   1 label read   2 an array is chosen, its waiting entry is written to its list
 
-Dead channels are left out. Among several arrays of a kind the one with the least work so far is chosen, measured in
-entries for dense arrays, by the labels' bins for sparse ones. Each array's latest entry waits, so that it can be marked
-as the last of its vector when the vector's other channels turn out to lie on other arrays.
+Dead channels are left out. Among several arrays of a kind the one with the least work so far is chosen, measured in a
+window's steps for dense arrays, by the labels' bins for sparse ones; in an `even` layer among all arrays, in entries.
+Each array's latest entry waits, so that it can be marked as the last of its vector when the vector's other channels
+turn out to lie on other arrays.
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .config import Config
+from .config import LINE_TAPS, TAPS, Config
 from .interfaces import Space, entry_layout, label_layout, layer_layout, load_layout, table_layout
 
 __all__ = ["Scheduler"]
@@ -105,14 +106,19 @@ class Scheduler(wiring.Component):
                 best, least_load = Mux(less, array, best), Mux(less, loads[array], least_load)
             return best
 
+        anywhere = layer.even & item.dense_ok
         to_sparse = self.label.sparse | ~item.dense_ok
+        taps = [item.entry.taps[tap] for tap in range(TAPS)]
+        # Of a window on a dense array.
+        steps = sum(taps) if config.dense_taps == 1 else sum(
+            Cat(taps[first:first + LINE_TAPS]).any() for first in range(0, TAPS, LINE_TAPS))
         if not dense:
-            target = least(sparse)
+            target, cost = least(sparse), self.label.bin + 1
         elif not sparse:
-            target = least(dense)
+            target, cost = least(dense), steps
         else:
-            target = Mux(to_sparse, least(sparse), least(dense))
-        cost = Mux(to_sparse, self.label.bin + 1, 1) if sparse else 1
+            target = Mux(anywhere, least(range(config.arrays)), Mux(to_sparse, least(sparse), least(dense)))
+            cost = Mux(to_sparse, self.label.bin + 1, steps)
 
         flush = Signal()        # the table is done: what waits is written
         end = walking & self.go & (index == layer.table_count) & ~read & ~chosen
@@ -129,7 +135,8 @@ class Scheduler(wiring.Component):
                 self.write[array].eq(waits & (taken | flush)),
             ]
             with m.If(taken):
-                m.d.sync += [waiting.eq(item.entry), waits.eq(1), loads[array].eq(loads[array] + cost)]
+                m.d.sync += [waiting.eq(item.entry), waits.eq(1),
+                             loads[array].eq(loads[array] + Mux(anywhere, 1, cost))]
             with m.Elif(flush):
                 m.d.sync += waits.eq(0)
             with m.If(~taken & chosen & item.entry.last):

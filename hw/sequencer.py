@@ -3,9 +3,9 @@
     FETCH ──> WAIT ──> CHECK ──> COPY ──> AHEAD ──> one of LOAD, STORE, BATCH, CONV and ELEMENTWISE ──> WAIT
     of the first       of a copy free     of the next
 
-A descriptor is fetched before the work of the one before it begins, so that it is there when that is done. A layer's work
-is to ask for its table, parameters and weights; it begins when the first two are there and the layer before it has ended,
-while its weights are still coming. Its descriptor stays in the copy until then, so one layer is prepared ahead.
+A descriptor is fetched before the work of the one before it begins, so that it is there when that is done. A layer's
+work is to ask for its table, parameters and weights; it begins when the first two are there and the layer before it has
+ended, while its weights are still coming. Its descriptor stays in the copy until then: one layer is prepared ahead.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -81,7 +81,6 @@ class Sequencer(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
-        beat_log2 = (config.bus_bits // 8 - 1).bit_length()
 
         m.submodules.loader = loader = Loader(config)
         m.submodules.checker = checker = DescriptorChecker(config)
@@ -188,7 +187,8 @@ class Sequencer(wiring.Component):
                         m.next = "REFUSE"
             with m.State("COPY"), m.If(~pending):
                 m.d.comb += loader.descriptor_take.eq(1)
-                m.d.sync += [current.eq(loader.descriptor), self.descriptor.eq(index), index.eq(index + 1), number.eq(0)]
+                m.d.sync += [current.eq(loader.descriptor), self.descriptor.eq(index), index.eq(index + 1),
+                             number.eq(0)]
                 m.next = "AHEAD"
                 with m.If(loader.descriptor[:8] == Opcode.END):
                     m.next = "END"

@@ -209,11 +209,20 @@ class SparseRow(wiring.Component):
 
 
 class SparseArray(wiring.Component):
-    """Sparse INT4/INT8 array: any nibbles, any pass. Members as `hw.dense.array_signature`."""
+    """Sparse INT4/INT8 array: any nibbles, any pass.
+
+    Members
+    -------
+    start : In(1)
+        A layer begins, while no tile is at work or waits: it counts its tiles from 0, so that its time does not depend
+        on the layers before.
+    others
+        As `hw.dense.array_signature`.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        super().__init__(array_signature(config))
+        super().__init__(wiring.Signature({**array_signature(config).members, "start": In(1)}))
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
@@ -250,6 +259,8 @@ class SparseArray(wiring.Component):
             read.eq(read + self.tiles.release),
             skew.eq(read),      # of the accumulators asked for in the last cycle
         ]
+        with m.If(self.start):
+            m.d.sync += [broadcast.eq(0), read.eq(0)]
 
         def dealt(by_pixel: Sequence[Value], turn: Signal, row: int) -> Value:
             """What belongs to the row (or, the other way round, to the pixel)."""

@@ -56,6 +56,8 @@ class ArrayBench:
         self.committed = 0
         for port in INPUTS:
             dut[port].value = 0
+        if not self.lockstep:
+            dut.start.value = 0
         dut.load.value = self.random.getrandbits(len(dut.load))
 
     async def _load(self) -> None:

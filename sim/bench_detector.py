@@ -15,8 +15,7 @@ from .words import from_words
 
 __all__ = ["labels_of_every_layer", "reset_forgets_a_layer"]
 
-OVERHEAD = 5    # cycles from a layer's end to idle, over one per channel and one per channel that is still to be swept
-CUT = 32        # cycles that mode `balance` takes beside
+OVERHEAD = 32   # the most cycles that labels may take after a layer's last count, beside one per channel
 
 
 class DetectorBench:
@@ -118,12 +117,12 @@ class DetectorBench:
         await self.count(number, end - first)
         if not self.data["detect"][number]:
             return 0
-        limit = int(self.data["channels"][number] + self.data["swept"][number] + CUT * self.data["balance"][number])
-        for cycles in range(1, limit + OVERHEAD + 1):
+        limit = int(self.data["channels"][number]) + OVERHEAD
+        for cycles in range(1, limit + 1):
             await self.cycle(new_table=self.data["after"][number].tolist())
             if self.idle:
                 return cycles
-        raise AssertionError(f"layer {number} is not labelled {limit + OVERHEAD} cycles after its end")
+        raise AssertionError(f"layer {number} is not labelled {limit} cycles after its last count")
 
     async def run_all(self, layers: int) -> None:
         """Run the first layers, with a reset between epochs, and report what labelling costs."""

@@ -15,6 +15,7 @@ __all__ = ["a_failed_burst_is_told", "beats_in_order", "flush_forgets_everything
 INPUTS = ("arready", "rvalid", "rdata", "rresp", "rlast", "rid")
 OUTPUTS = ("arvalid", "araddr", "arlen", "arsize", "arburst", "arid", "rready")
 RATE = 0.98
+LIMIT_US = 1000
 MODEL_LATENCY = 10
 
 
@@ -23,7 +24,7 @@ def _memory(data: dict[str, Any], extent: bool = False, faults: bool = False) ->
     return HostMemory(int(data["base"]), data["content"].tobytes(), int(data["extent"]) if extent else None, codes)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(stall=[0.0, 0.5], pause=[0.0, 0.5])
 async def beats_in_order(dut: Any, stall: float, pause: float) -> None:
     """Whoever pauses, every command becomes its beats, the last of them marked."""
@@ -42,7 +43,7 @@ async def beats_in_order(dut: Any, stall: float, pause: float) -> None:
     assert stall or checker.most == data["limits"][2], f"only {checker.most} bursts outstanding"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(latency=[0, 30])
 async def one_beat_per_cycle(dut: Any, latency: int) -> None:
     """A slave that gives a beat per cycle is asked early enough to do so over all commands.
@@ -71,7 +72,7 @@ async def one_beat_per_cycle(dut: Any, latency: int) -> None:
     assert rate >= least, f"{rate:.3f} beats per cycle at a latency of {latency}"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def a_failed_burst_is_told(dut: Any) -> None:
     """Failed beats are marked, the first burst with one is named, and reading goes on."""
     data = vectors()
@@ -96,7 +97,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
     assert dut.error.value == 0, "error outlives the flush"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(pause=[0.0, 0.5])
 async def flush_forgets_everything(dut: Any, pause: float) -> None:
     """At any moment: what was under way is discarded, and the next commands are served as if nothing had been."""
@@ -151,7 +152,7 @@ async def flush_forgets_everything(dut: Any, pause: float) -> None:
     assert not memory.strays, f"{memory.strays[0]:#x} was read"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def the_longest_command_goes_on(dut: Any) -> None:
     """A command of 2**24 beats is not over after the first few hundred."""
     data = vectors()
@@ -170,7 +171,7 @@ async def the_longest_command_goes_on(dut: Any) -> None:
     assert received >= 300, f"only {received} beats"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def outputs_depend_on_registers_only(dut: Any) -> None:
     """Whatever the slave does in a cycle, the outputs of that cycle are what they are."""
     data = vectors()

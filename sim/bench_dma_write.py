@@ -16,6 +16,7 @@ __all__ = ["a_failed_burst_is_told", "beats_land", "data_do_not_wait_for_address
 INPUTS = ("awready", "wready", "bvalid", "bresp", "bid")
 OUTPUTS = ("awvalid", "awaddr", "awlen", "awsize", "awburst", "awid", "wvalid", "wdata", "wstrb", "wlast", "bready")
 RATE = 0.98
+LIMIT_US = 1000
 MODEL_LATENCY = 10
 
 
@@ -38,7 +39,7 @@ def _check(memory: HostMemory, expected: np.ndarray) -> None:
     assert not len(wrong), f"{len(wrong)} bytes of the region are wrong, from {memory.base + int(wrong[0]):#x} on"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(stall=[0.0, 0.5], pause=[0.0, 0.5])
 async def beats_land(dut: Any, stall: float, pause: float) -> None:
     """Whoever pauses, every beat is written where its command says, and nothing else is."""
@@ -59,7 +60,7 @@ async def beats_land(dut: Any, stall: float, pause: float) -> None:
     _check(memory, data["after"])
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def one_beat_per_cycle(dut: Any) -> None:
     """A slave that takes a beat per cycle gets one, over all commands."""
     data = vectors()
@@ -82,7 +83,7 @@ async def one_beat_per_cycle(dut: Any) -> None:
     assert rate >= RATE * min(1, outstanding * burst / MODEL_LATENCY), f"{rate:.3f} beats per cycle"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def a_failed_burst_is_told(dut: Any) -> None:
     """The first burst with an error is named, and writing goes on; the response comes last."""
     data = vectors()
@@ -107,7 +108,7 @@ async def a_failed_burst_is_told(dut: Any) -> None:
     assert dut.error.value == 0, "error outlives the flush"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 @cocotb.parametrize(pause=[0.0, 0.5])
 async def flush_writes_nothing_more(dut: Any, pause: float) -> None:
     """At any moment: the beats taken before are written, announced bursts end without writing, and it goes on anew."""
@@ -161,7 +162,7 @@ async def flush_writes_nothing_more(dut: Any, pause: float) -> None:
         first_command, first_place = first_command + ours, first_place + theirs
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def data_do_not_wait_for_addresses(dut: Any) -> None:
     """A slave may want to see data before it takes an address."""
     data = vectors()
@@ -182,7 +183,7 @@ async def data_do_not_wait_for_addresses(dut: Any) -> None:
     await bench.finish(limit=20 * len(data["data"]))
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_US, timeout_unit="us")
 async def outputs_depend_on_registers_only(dut: Any) -> None:
     """Whatever the slave does in a cycle, the outputs of that cycle are what they are."""
     data = vectors()

@@ -47,6 +47,7 @@ class Bench:
         self.tiles: dict[int, list[int]] = {}       # accumulators left, for each array that takes part
         self.flags: Counter[str] = Counter()
         self.counted: list[Counter[tuple[int, int]]] = [Counter()]  # k-tile by k-tile, nonzeros by column and part
+        self.final: set[tuple[int, int]] = set()    # those whose last count was reported
         self.ended = 0
         for name in ("start", "load_en", "residual__ready", "residual__valid", "lists_complete"):
             dut[name].value = 0
@@ -127,10 +128,15 @@ class Bench:
             self.flags.update(flag for flag in FLAGS if dut[flag].value == 1)
             if dut.count_en.value == 1:
                 count = int(dut.count.value)
-                column, part = count & (1 << column_bits) - 1, count >> column_bits & 3
-                self.counted[-1][column, part] += count >> column_bits + 2
+                place = count & (1 << column_bits) - 1, count >> column_bits & 3
+                self.counted[-1][place] += count >> column_bits + 3
+                assert place not in self.final, f"column and channel {place} are counted after their last count"
+                if count >> column_bits + 2 & 1:
+                    self.final.add(place)
             if dut.ktile_end.value == 1:
+                assert self.final == self.counted[-1].keys(), f"of {self.counted[-1]} only {self.final} had an end"
                 self.counted.append(Counter())
+                self.final.clear()
             if dut.layer_end.value == 1:
                 assert dut.ktile_end.value == 1, "a layer ends within a k-tile"
                 self.ended += 1
@@ -153,6 +159,7 @@ class Bench:
         share = len(tiles) // max(1, len(arrays))
         outside = self.flags["outside"]
         self.counted, self.ended = [Counter()], 0
+        self.final.clear()
         dut.layer.value = self.layers[number]
         dut.start.value = 1
         await ClockCycles(dut.clk, 1)

@@ -11,8 +11,9 @@ queues of beats to the streams, collects what comes out, and returns when all of
     cycles = sim.run(100_000)                      # raises Hang, naming the stream, if they don't suffice
     assert (sums == expected).all()
 
-Only the clock ``clk`` and the synchronous reset ``rst``, or ``aclk`` and ``aresetn``, and streams named ``NAME__valid``,
-``NAME__ready``, ``NAME__payload`` are assumed; `attach_memory` serves an AXI4 master. The library is compiled once per content of the Verilog, and kept.
+Only the clock ``clk`` and the synchronous reset ``rst``, or ``aclk`` and ``aresetn``, and streams named
+``NAME__valid``, ``NAME__ready``, ``NAME__payload`` are assumed; `attach_memory` serves an AXI4 master. The library is
+compiled once per content of the Verilog, and kept.
 """
 
 import ctypes
@@ -41,8 +42,9 @@ NO_PORT = 0xFFFF_FFFF
 CLOCKING = ({"clk": "clk", "rst": "reset"}, {"aclk": "clk", "aresetn": "~reset"})
 
 # The ports of an AXI4 master, in the order of `Memory::Port` in the harness.
-AXI_PORTS = ("arvalid", "arready", "araddr", "arlen", "rvalid", "rready", "rdata", "rresp", "rlast", "awvalid", "awready",
-             "awaddr", "awlen", "wvalid", "wready", "wdata", "wstrb", "wlast", "bvalid", "bready", "bresp")
+AXI_PORTS = ("arvalid", "arready", "araddr", "arlen", "rvalid", "rready", "rdata", "rresp", "rlast",
+             "awvalid", "awready", "awaddr", "awlen", "wvalid", "wready", "wdata", "wstrb", "wlast",
+             "bvalid", "bready", "bresp")
 
 # Two-state simulation: a value that Verilog leaves unknown is whatever is fastest. The functional lane, on Icarus,
 # is where unknowns are looked for.

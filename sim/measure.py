@@ -210,7 +210,8 @@ def deal(config: Config, layer: Layer, image: LayerImage, memory: NDArray[np.uin
         for channel, (sparse, dead, count_bin) in enumerate(
             zip(item.labels.sparse, item.labels.dead, item.labels.bin, strict=True))
     }
-    lists = schedule(image.table, [labels[item.slot, item.label] for item in image.table], config)
+    lists = schedule(image.table, [labels[item.slot, item.label] for item in image.table], config,
+                     even=image.fields["even"])
     return image_work(layer, image, memory, lists, len(ktile_beats(config, image)[0]))
 
 

@@ -80,7 +80,8 @@ class LayerCase:
                     for item in self.inputs for c, (sparse, dead, count_bin)
                     in enumerate(zip(item.labels.sparse, item.labels.dead, item.labels.bin, strict=True))}
         table = self.image.table
-        return schedule(table, [channels[entry.slot, entry.label] for entry in table], config)
+        return schedule(table, [channels[entry.slot, entry.label] for entry in table], config,
+                        even=self.image.fields["even"])
 
 
 def random_tensor(rng: np.random.Generator, shape: Sequence[int], fmt: Format) -> Tensor:

@@ -49,6 +49,11 @@ def _stream(config: Config, total: int, count: int) -> list[tuple[int, int]]:
     return [(STREAM * number % (total - 2 * STREAM) + 5, STREAM) for number in numbers]
 
 
+def _faulty(rng: np.random.Generator, commands: list[tuple[int, int]]) -> set[int]:
+    """Some beats of some commands."""
+    return {int(rng.integers(first, first + beats)) for first, beats in commands[2:] if beats and rng.random() < 0.5}
+
+
 def _payloads(config: Config, base: int, commands: list[tuple[int, int]]) -> NDArray[np.uint64]:
     size = config.bus_bits // 8
     words = [base + first * size | beats << config.axi_addr_bits for first, beats in commands]
@@ -83,7 +88,7 @@ def dma_read(config: Config, rng: np.random.Generator, count: int = 16) -> Vecto
     size, width = config.bus_bits // 8, config.bus_bits + 2
     memory = _beats(config, content)
     commands = _commands(config, rng, count)
-    faulty = {int(beat) for beat in rng.integers(len(memory), size=12)}
+    faulty = _faulty(rng, commands)
     stream = _stream(config, len(memory), count)
 
     rounds, round_beats, ends = [], [], []
@@ -120,7 +125,7 @@ def dma_write(config: Config, rng: np.random.Generator, count: int = 16) -> Vect
     for first, beats in commands:
         after[first:first + beats] = data[taken:taken + beats]
         taken += beats
-    faulty = {int(beat) for beat in rng.integers(len(after), size=12)}
+    faulty = _faulty(rng, commands)
     stream = _stream(config, len(after), count)
 
     rounds, places, ends = [], [], []

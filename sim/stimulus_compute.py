@@ -71,17 +71,19 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict
-        layers: the configuration of each. outside: whether it tries to write beyond its region. I.loads: beats that layer I needs, some of them for other blocks. I.arrays:
-        the arrays that take part. I.tiles: what these hold, [arrays * tiles * lanes], random where nothing may look.
-        I.nonzeros: of each output channel, k-tile by k-tile, [k_tiles, cols, parts], of columns beyond the last -1.
-        before, after: the activation memory, [layers, act_nibbles]. rows, cols, run: of the configuration.
+        layers: the configuration of each. outside: whether it tries to write beyond its region. I.loads: beats that
+        layer I needs, some of them for other blocks. I.arrays: the arrays that take part. I.tiles: what these hold,
+        [arrays * tiles * lanes], random where nothing may look. I.nonzeros: of each output channel, k-tile by k-tile,
+        [k_tiles, cols, parts], of columns beyond the last -1. before, after: the activation memory,
+        [layers, act_nibbles]. rows, cols, run: of the configuration.
     """
     result: dict[str, NDArray[Any]] = {}
     words, befores, afters, outside = [], [], [], []
     for number, layer in enumerate(_post_layers(config, rng)):
         outputs, (_, samples, height, width) = len(layer.weights), layer.in_shape
         x_fmt = list(FORMATS.values())[rng.integers(len(FORMATS))] if rng.random() < 0.4 else None
-        used = [] if x_fmt else [0] if config.arrays == 1 else np.flatnonzero(rng.permutation(config.arrays) >= rng.integers(2)).tolist()
+        taking_part = rng.permutation(config.arrays) >= (0 if config.arrays == 1 else rng.integers(2))
+        used = [] if x_fmt else np.flatnonzero(taking_part).tolist()
         placement = place(layer, config, rng.integers(0, GAP, TENSORS).tolist())
         image = compile_layer(layer, config, placement, param_first=number % 8, sample_first=number % 4)
 
@@ -97,8 +99,8 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
             x_base = placement.end + int(rng.integers(GAP))
             store(before, x_base, x)
             pixels = fields["pixels"]
-            fields = fields | {"elementwise": True, "x_base": x_base, "x_channel": x_fmt.planes * pixels, "x_plane": pixels,
-                               "x_format": {"wide": x_fmt.planes - 1, "signed": x_fmt.signed}}
+            fields = fields | {"elementwise": True, "x_base": x_base, "x_channel": x_fmt.planes * pixels,
+                               "x_plane": pixels, "x_format": {"wide": x_fmt.planes - 1, "signed": x_fmt.signed}}
         shares = [(acc * rng.random() / len(used)).astype(np.int64) for _ in used[1:]]
         shares += [acc - sum(shares)] if used else []
         tiles, k_tiles = image.fields["tiles"], image.fields["k_tiles"]
@@ -129,7 +131,8 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         }
     return result | {
         "layers": to_words(words, layer_layout(config).size), "before": np.stack(befores), "after": np.stack(afters),
-        "outside": np.array(outside), "rows": np.array(config.rows), "cols": np.array(config.cols), "run": np.array(config.run),
+        "outside": np.array(outside), "rows": np.array(config.rows), "cols": np.array(config.cols),
+        "run": np.array(config.run),
     }
 
 

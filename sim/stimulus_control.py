@@ -82,13 +82,14 @@ def scheduler(config: Config, rng: np.random.Generator, runs: int = 40) -> Vecto
         all_labels.append(labels)
         count = int(rng.choice(np.array([0, 1, 2, rng.integers(config.table_depth + 1), config.table_depth])))
         first = int(rng.integers(config.table_depth - count + 1))
+        even = bool(rng.random() < 0.3)
         layers.append(layer_layout(config).const(
-            {"table_first": first % config.table_depth, "table_count": count}).as_value().value)
+            {"table_first": first % config.table_depth, "table_count": count, "even": even}).as_value().value)
         counts.append(count)
         items = table[first:first + count]
         words = [int(labels[item.slot, item.label]) for item in items]
         of_items: list[Label] = [(bool(word & 1), bool(word & 2), word >> 2) for word in words]
-        for array, entries in enumerate(schedule(items, of_items, config)):
+        for array, entries in enumerate(schedule(items, of_items, config, even=even)):
             lists[array] += [entry_layout(config).const(asdict(entry)).as_value().value for entry in entries]
             ends[array].append(len(lists[array]))
     made: Vectors = {
@@ -121,8 +122,10 @@ def _counted(config: Config, rng: np.random.Generator, fields: dict[str, Any],
     totals = np.zeros((outputs, PARTS if to_depth else 1), np.int64)
     density = rng.choice([0, 0.02, 0.5, 0.7, 1, rng.random()], totals.shape)
     most = config.rows // 2 if upsample or to_depth else config.rows
-    words = []
+    words: list[int] = []
+    final = count_layout(config).const({"final": 1}).as_value().value << 4
     for k_tile in range(fields["k_tiles"]):
+        latest = {}     # of each channel, the place of its latest count
         columns = config.cols if k_tile < fields["k_tiles"] - 1 else fields["last_cols"]
         for segment in range(segments):
             words += [0] * (2 if segment == 0 else int(rng.integers(1, 3)))     # a new tile, or a segment
@@ -134,8 +137,12 @@ def _counted(config: Config, rng: np.random.Generator, fields: dict[str, Any],
                 counts = plane == 0 and not (upsample and copy)
                 nonzeros = int(rng.binomial(most, density[channel, part])) if counts else int(rng.integers(most + 1))
                 count = {"column": column, "part": part, "nonzeros": nonzeros}
+                if counts:
+                    latest[channel, part] = len(words)
                 words.append(counts | count_layout(config).const(count).as_value().value << 4)
                 totals[channel, part] += nonzeros * counts
+        for at in latest.values():
+            words[at] |= final
         words[-1] |= 2 | 4 * (k_tile == fields["k_tiles"] - 1)
     return words, totals.reshape(-1)
 
@@ -158,16 +165,16 @@ def detector(config: Config, rng: np.random.Generator, epochs: int = 8, runs: in
     Returns
     -------
     dict
-        Per layer: `layers`, `epochs` and `policies` (there is a reset between epochs), `channels` and `swept` (those
-        whose counts may still have to move when the layer ends), `balance`, `detect`; the labels written by the host
-        before it, and while it runs, as `beats` that are rows (index, label) of `writes` (index -1: of another space),
-        from `write_starts[2 * i]` and `[2 * i + 1]` on; `words`, see `_counted`, from `word_starts[i]` on; and `after`,
-        the whole table in the end, by index, -1 where it is unknown. `slots` is each index's slot.
+        Per layer: `layers`, `epochs` and `policies` (there is a reset between epochs), `channels`, `detect`; the labels
+        written by the host before it, and while it runs, as `beats` that are rows (index, label) of `writes` (index -1:
+        of another space), from `write_starts[2 * i]` and `[2 * i + 1]` on; `words`, see `_counted`, from
+        `word_starts[i]` on; and `after`, the whole table in the end, by index, -1 where it is unknown. `slots` is each
+        index's slot.
     """
     slots = _slots(config)
     owner = np.repeat(np.arange(len(slots)), [len(indices) for indices in slots])
     made: dict[str, list[Any]] = {name: [] for name in (
-        "layers", "policies", "epochs", "channels", "swept", "balance", "detect", "beats", "writes", "words", "after")}
+        "layers", "policies", "epochs", "channels", "detect", "beats", "writes", "words", "after")}
     write_starts, word_starts = [], [0]
     table = np.full(config.label_depth, -1)
 
@@ -222,11 +229,6 @@ def detector(config: Config, rng: np.random.Generator, epochs: int = 8, runs: in
                 {"refresh": Refresh[policy.refresh.upper()], "n": policy.n, "mask": policy.mask}).as_value().value)
             made["epochs"].append(epoch)
             made["channels"].append(channels)
-            # A short last k-tile ends while the one before is still moving.
-            *_, before_last, end = [-1, *(place for place, word in enumerate(words) if word & 2)]
-            late = parts * config.cols - (end - before_last) if outputs > config.cols else 0
-            made["swept"].append(parts * last_cols + max(0, late))
-            made["balance"].append(detection.balance)
             made["detect"].append(detect)
             made["words"] += words
             word_starts.append(len(made["words"]))

@@ -23,6 +23,8 @@ SEEDS = (1, 3, 5)     # tried in turn: a bench of a few random layers need not m
 TESTS = {
     "dense": "tiles_are_exact|a_late_post|a_vector_may_end",
     "sparse": "tiles_are_exact|zeros_in_every_position",
+    "detector": "labels_of_every",
+    "scheduler": "lists_of_every",
     "ppu": "every_layer_is_exact_while",
     "engine": "layers_back_to_back_are_exact_whatever|late_weights",
 }
@@ -98,6 +100,19 @@ MUTANTS = [
     Mutant("the high plane is not counted", "ppu-4x4", "ppu", "y.any() &", "y[:4].any() &"),
     Mutant("both copies of an upsampled line are counted", "ppu-4x4", "ppu", "& ~(upsample & copy)", ""),
 
+    Mutant("a channel ends with the first half of its pixels", "ppu-4x4", "ppu",
+           "last_segment & (part == last_part)", "last_segment"),
+    Mutant("channels of even lines have no end", "ppu-4x4", "ppu", " | to_depth & (behind == layer.width)", ""),
+
+    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "m.d.sync += ended.eq(self.layer_end)",
+           "late = Signal(5); m.d.sync += [late.eq(Mux(self.layer_end, 31, late - (late != 0))), ended.eq(late == 1)]"),
+    Mutant("the odd bin of a pair is taken whatever it holds", "detector-4x4", "detector",
+           "even_fits & (both_sparse < even_dense)", "even_fits"),
+    Mutant("a k-tile's counts go to the channels of the first one", "detector-4x4", "detector",
+           "channel.eq(ktile_first + ", "channel.eq("),
+    Mutant("a column goes on counting in the next k-tile", "detector-4x4", "detector",
+           " | (self.count.final << place)", ""),
+
     Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem", "row + (bank < first)", "row"),
     Mutant("the right border is not masked", "engine-4x4", "addrgen", "(next_mask.right, ~right_edge)",
            "(next_mask.right, 1)"),
@@ -107,6 +122,9 @@ MUTANTS = [
            "scheduler.go.eq(1)"),
     Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "self.label.sparse | ~item.dense_ok",
            "self.label.sparse"),
+    Mutant("work is counted in entries", "scheduler-2-3", "scheduler", "Mux(anywhere, 1, cost)", "1"),
+    Mutant("an even layer follows its labels", "scheduler-2-3", "scheduler",
+           "Mux(anywhere, least(range(config.arrays)), ", "Mux(0, least(range(config.arrays)), "),
     Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~self.label.dead &", "chosen &"),
     Mutant("a vector runs on where it continues elsewhere", "engine-4x4", "scheduler",
            "m.d.sync += waiting.last.eq(1)", "m.d.sync += waiting.last.eq(waiting.last)"),

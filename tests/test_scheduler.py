@@ -73,6 +73,29 @@ def test_arrays_of_a_kind_share_evenly(made: tuple[list[TableEntry], list[Label]
     assert max(work) - min(work) <= 32
 
 
+@given(st.lists(st.integers(1, 511), max_size=40), st.integers(2, 4), st.sampled_from([1, 3]))
+def test_dense_arrays_share_steps(taps: list[int], count: int, dense_taps: int) -> None:
+    """A window takes a step for each tap, or for each kernel line, that is used."""
+    table = [replace(item(number), entry=replace(item(number).entry, taps=used)) for number, used in enumerate(taps)]
+    lists = schedule(table, [(False, False, 0)] * len(table), replace(machine(count, 0), dense_taps=dense_taps))
+    steps = [sum(entry.taps.bit_count() if dense_taps == 1 else
+                 sum("1" in f"{entry.taps:09b}"[at:at + 3] for at in (0, 3, 6)) for entry in entries)
+             for entries in lists]
+    assert max(steps) - min(steps) <= 9 // dense_taps
+
+
+@given(tables(), ARRAYS)
+def test_an_even_layer_is_shared_evenly_by_arrays_of_both_kinds(made: tuple[list[TableEntry], list[Label]],
+                                                                arrays: tuple[int, int]) -> None:
+    table, labels = made
+    lists = schedule([replace(entry, dense_ok=True) for entry in table], labels, machine(*arrays), even=True)
+    lengths = [len(entries) for entries in lists]
+    assert max(lengths) - min(lengths) <= 1
+    assert sum(lengths) == sum(not dead for _, dead, _ in labels)
+    of_sparse = schedule([replace(entry, dense_ok=False) for entry in table], labels, machine(*arrays), even=True)
+    assert not (arrays[1] and any(of_sparse[:arrays[0]])), "a dense array cannot run them"
+
+
 @pytest.mark.parametrize("arrays", [(1, 1), (2, 0), (0, 2)])
 def test_dead_channels_cost_nothing(arrays: tuple[int, int]) -> None:
     table = [item(number, last=number % 3 == 2) for number in range(9)]

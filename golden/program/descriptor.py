@@ -149,7 +149,9 @@ FIELDS: Mapping[Opcode, tuple[Field, ...]] = {
     Opcode.LOAD: (*_OPCODE, Field("wait", 0, 8, 1, "first wait for all earlier layers and stores"), *_TRANSFER),
     Opcode.STORE: (*_OPCODE, *_TRANSFER),
     Opcode.CONV: (
-        *_OPCODE, *_RESULT, *_GEOMETRY,
+        *_OPCODE, *_RESULT,
+        Field("even", 0, 20, 1, "deal channels out evenly to all arrays, whatever their labels"),
+        *_GEOMETRY,
         Field("in1_base", 20, 0, 32, "first nibble of the second segment; w20 and w21 are 0 without one"),
         Field("in1_end", 21, 0, 32, "nibble after it"),
         *_LABELS,

@@ -257,6 +257,7 @@ class Emitter:
             "weights": self._add(b"".join(packing.pack_ktile(tile, scales, one_tap)
                                           for tile, scales in zip(weights, codes, strict=True))),
             "words": weights.shape[1], "one_tap": int(one_tap), "groups": codes.shape[1],
+            "even": int(image.fields["even"]),
         }
 
     def _add(self, raw: bytes) -> int:
