@@ -1,10 +1,10 @@
 """A whole time step of a trained U-Net as one program on the emitted accelerator, exact, with all its counters.
 
 It emits the accelerator's Verilog, compiles it to a simulation, and drives it as a host does: by registers and memory
-alone, with `sqdm.Device`. Host memory answers behind the AXI4 master, a beat per cycle. For each batch size the result is
-compared with the golden network and with the functional simulator, and so are the labels of all tensors; the counters are
-compared with those that the cycle model predicts. The table and all counters go to step.json. The exit code is 0 if all is
-exact, 1 if anything differs or could not run, 2 if an argument is wrong.
+alone, with `sqdm.Device`. Host memory answers behind the AXI4 master, a beat per cycle. For each batch size the result
+is compared with the golden network and with the functional simulator, and the labels of all tensors with the
+simulator's; the counters are compared with those that the cycle model predicts. The table and all counters go to
+step.json. The exit code is 0 if all is exact, 1 if anything differs or could not run, 2 if an argument is wrong.
 
 examples:
   python -m sim.step                                   batch 1, 4 and 16 of the 32-channel model, time step 9
@@ -47,10 +47,10 @@ __all__ = ["StepRun", "main", "run_step"]
 TIMEOUT = 3600.0    # seconds; a run is over in a few
 COLUMNS = {"batch": 5, "layers": 6, "run": 7, "idle": 6, "idle %": 6, "outside": 7, "read": 6, "written": 7,
            "run/bound": 9, "model run": 9, "idle ": 6, "beats": 5, "exact": 5}
-LEGEND = """run = cycles from start to done; idle = those in which no array multiplied, and their share of the run; outside =
-cycles in which no layer runs; read, written = beats of the bus; bound = the more of the two, which the bus needs
-at least; model = the cycle model's run and idle, as a deviation, and whether its beats are the RTL's; exact = result and
-labels are the golden model's"""
+LEGEND = """run = cycles from start to done; idle = those in which no array multiplied, and their share of the run;
+outside = cycles in which no layer runs; read, written = beats of the bus; bound = the more of the two, which the bus
+needs at least; model run, idle, beats = deviation of the cycle model, and whether its beats are the RTL's;
+exact = result and labels are the golden model's"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,8 @@ def _cells(run: StepRun) -> list[object]:
     return [run.samples, counters["layers"], counters["run"], counters["idle"], f"{100 * run.idle_share:.1f}",
             counters["run"] - counters["layer"], counters["read"], counters["written"],
             f"{counters['run'] / run.bound:.3f}", f"{100 * run.deviation('run'):+.2f} %",
-            f"{100 * run.deviation('idle'):+.1f} %", "yes" if run.beats_predicted else "NO", "yes" if run.exact else "NO"]
+            f"{100 * run.deviation('idle'):+.1f} %", *("yes" if good else "NO" for good in
+                                                       (run.beats_predicted, run.exact))]
 
 
 def _print_arrays(config: Config, runs: Sequence[StepRun]) -> None:
@@ -247,7 +248,8 @@ def _print_arrays(config: Config, runs: Sequence[StepRun]) -> None:
     arrays = list(dict.fromkeys(name.split("_")[0] for name in names))
     causes = [name.split("_")[1] for name in names if name.startswith(arrays[0])]
     table = Table({"batch": 5, "array": -8, **{cause: 8 for cause in causes}})
-    print(f"\nWhat each array's cycles went to, % of the run; steps = multiplications of a row per cycle\n{table.head()}")
+    print("\nWhat each array's cycles went to, % of the run; steps = multiplications of a row per cycle")
+    print(table.head())
     for run in runs:
         for array in arrays:
             shares = [run.counters[f"{array}_{cause}"] / run.counters["run"] for cause in causes]

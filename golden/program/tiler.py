@@ -1,9 +1,9 @@
 """From a network to a program: where tensors lie, what moves when, and which layers run in bands.
 
-If all tensors fit on chip from their maker to their last reader, each has one place that is planned beforehand. If not,
-they are placed first fit, and freed after their last reader. Where there is no room, those that are read last again go to
-the data region (a *spill*) and come back when they are read. A layer whose inputs and output do not fit together runs in
-bands of lines: LOAD lines with a halo, run on them, STORE the inner lines, whose windows were whole.
+If all tensors fit on chip from their maker to their last reader, each has one place that is planned beforehand. If
+not, they are placed first fit, and freed after their last reader. Where there is no room, those that are read last
+again go to the data region (a *spill*) and come back when they are read. A layer whose inputs and output do not fit
+together runs in bands of lines: LOAD lines with a halo, run on them, STORE the inner lines, whose windows were whole.
 
 A tensor that is read in time steps in which its maker is masked out (a cached block) is *kept*: it has its place for
 the whole program, on chip if all kept tensors fit beside the rest, else in the data region.

@@ -1,15 +1,16 @@
 """Cycle model of whole programs: what the accelerator's counters say after a run.
 
-The simulator executes the program, so labels, zeros and all beats are the true ones. Time is carried along descriptor by
-descriptor: the sequencer, the bus as one queue of jobs that pass a beat per cycle, the halves of the weight memory, and
-each layer by `golden.cycles`.
+The simulator executes the program, so labels, zeros and all beats are the true ones. Time is carried along descriptor
+by descriptor: the sequencer, the bus as one queue of jobs that pass a beat per cycle, the halves of the weight memory,
+and each layer by `golden.cycles`.
 
 Beats are exact. Cycles are not, for three things are left out: beats of a LOAD that wait for the post-processor's
 writes, the bursts' own turns (a command counts as one, with the memory's latency before it only where the queue is
 empty), and the depth of the queue of jobs.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from golden.program.checks import block_offsets
 from golden.program.descriptor import BYTES, Descriptor, Opcode, decode
 from golden.program.labels import LabelTable
 from golden.program.pack import ProgramMachine
-from golden.program.simulator import Simulator
+from golden.program.simulator import Simulator, _Run
 from golden.scheduler import schedule
 from golden.timing import Timing
 from golden.work import HANDOVER_CYCLES, LayerWork, ListWork
@@ -36,7 +37,7 @@ SUM_CYCLES = 5          # of the checker for a sum, beside a cycle for each bit 
 WRITE_CYCLES = 6        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
 
 
-class TimedMachine(ProgramMachine, Timing):
+class TimedMachine(ProgramMachine, Timing, Protocol):
     """A configuration; `hw.config.Config` is one."""
 
 
@@ -76,10 +77,11 @@ class _Recorder(Simulator):
 
     def __init__(self, machine: TimedMachine, program: bytes, data: bytes | bytearray) -> None:
         super().__init__(machine, program, data)
+        self.timing = machine
         self.labels: _TimedLabels = _TimedLabels(machine.label_depth, machine.label_slots)
         self.works: list[tuple[LayerWork, int]] = []    # with the cycles of its labelling
 
-    def _layer(self, item: Descriptor, run) -> None:  # type: ignore[no-untyped-def]
+    def _layer(self, item: Descriptor, run: _Run) -> None:
         work = self._work(item)
         self.labels.cycles = 0
         super()._layer(item, run)
@@ -212,8 +214,8 @@ def _layer(time: _Time, item: Descriptor, recorder: _Recorder, work: tuple[Layer
         for freed in time.freed[-2:][:item["k_tiles"]]:
             time.bus = max(time.bus, freed) + layer.ktile_beats
             loaded.append(max(0, time.bus - start))
-    layer = LayerWork(**vars(layer) | {"labelled": max(0, time.labelled - start)})
-    found = predict(recorder.machine, layer, loaded or (0, 0))  # type: ignore[arg-type]
+    layer = replace(layer, labelled=max(0, time.labelled - start))
+    found = predict(recorder.timing, layer, loaded or (0, 0))
     if layer.ktile_beats is not None:
         time.bus = max(time.bus, start + found.loaded[-1])
         time.freed = (time.freed + [start + cycle for cycle in found.freed])[-2:]
