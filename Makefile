@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench study plots test sim gen lint clean
+.PHONY: help venv demo step bench study plots test sim gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)  ## the main job: emit Verilog, simulate it on real data against the golden model, show the result
 	$(PYTHON) -m sim.demo $(FLAGS)
+
+step: $(STAMP)  ## a whole U-Net time step as one program on the accelerator, batch 1, 4 and 16, with all counters
+	$(PYTHON) -m sim.step $(FLAGS)
 
 bench: $(STAMP)  ## measure: speed of each simulation lane, and both kinds of arrays against their ideals
 	$(PYTHON) -m sim.speed $(FLAGS)

@@ -445,7 +445,7 @@ def test_a_slot_turns_to_the_other_copy_of_the_labels() -> None:
     (0, 512, 1, [True, True]), (8, 256, 1, [True, True])])
 def test_loads_wait_for_stores(destination: int, source: int, mask: int, waits: list[bool]) -> None:
     """A store of the beats 0 to 3 to byte 256; loads into them or from there wait, once where all steps have waited."""
-    emitter = Emitter(TINY, 1, 1, 1)
+    emitter = Emitter(TINY, 1, 1)
     emitter.store(Run(256, 0, 0, 0, 1, 4), ALL_STEPS)
     for _ in range(2):
         emitter.load(Run(source, 0, destination, 0, 1, 4), mask)
