@@ -192,9 +192,9 @@ LEGAL: list[tuple[Opcode, dict[str, int]]] = [
 DATA_SIZE = 64
 
 
-def payload() -> bytes:
+def payload(config: Config = TINY) -> bytes:
     """A channel whose centre tap has the weights 2 and 3, scale code 1; y = 4*acc + 1 >> 2."""
-    packing = Packing.of(TINY)
+    packing = Packing.of(config)
     table = packing.pack_entry(TableEntry(Entry(0, 0, 0, 0b10000, False, True, 0, True), True, 5, 0))
     weights = np.zeros((2, 3, 4), np.int64)
     weights[1, 1, :2] = 2, 3

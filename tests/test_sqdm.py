@@ -16,7 +16,7 @@ from sim.stimulus import random_tensor
 from sqdm import Device, DeviceError, ProgramError
 from sqdm.golden_backend import BusError, GoldenBackend
 from sqdm.registers import CONFIG_FIELDS, COUNTERS, WIDE, Register
-from tests.networks import STEPS, Case, conv_node, random_case, reference
+from sim.stimulus_network import STEPS, Case, conv_node, random_case, reference
 
 TINY = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14)
 
