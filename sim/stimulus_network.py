@@ -12,6 +12,7 @@ from golden.layout import space_to_depth, upsample2
 from golden.ppu import postprocess
 from golden.program.network import Conv, Elementwise, Input, Network, Node, Parameters
 from hw.config import Config
+
 from .stimulus import random_detection, random_layer, random_post, random_tensor
 
 __all__ = ["Case", "conv_node", "random_case", "reference", "run_node"]

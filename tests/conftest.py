@@ -12,7 +12,7 @@ from hw.gen import convert
 from sim.fast import FastSim
 
 BUILD = Path(__file__).parents[1] / "build"
-ACCELERATOR = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14)
+ACCELERATOR = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14, axi_addr_bits=40)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,17 @@ The driver's tests run on it too, in test_sqdm.py; the AXI protocol is checked b
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from golden.detector import RefreshPolicy
+from golden.layer import LayerError
 from golden.program.bundle import Program
 from golden.program.descriptor import BYTES, FIELDS, LIMITS, ErrorCode, Opcode, decode
+from golden.program.pack import Packing
 from golden.program.tiler import tile
 from sim.accelerator import RegisterError
 from sim.fast import FastSim, Hang
@@ -35,8 +38,11 @@ def make(accelerator: Build, rng: np.random.Generator) -> Twins:
 
 def network(rng: np.random.Generator, nodes: int = 3, masks: bool = False) -> tuple[Program, bytes]:
     """A program for a random network, and its data."""
-    case = random_case(rng, ACCELERATOR, (2, 4, 6), nodes, masks=masks)
-    program = tile(case.network, ACCELERATOR)
+    while True:
+        case = random_case(rng, ACCELERATOR, (2, 4, 6), nodes, masks=masks)
+        with suppress(LayerError):      # it does not fit
+            program = tile(case.network, ACCELERATOR)
+            break
     block = rng.integers(0, case.network.blocks, 2).tolist() if program.blocks == 2 else [0, 0]
     return program, bytes(program.data(case.inputs, block))
 
@@ -144,6 +150,40 @@ def test_corrupt_descriptors(accelerator: Build, seed: int) -> None:
             twins = make(accelerator, rng)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_any_tables_and_weights(accelerator: Build, seed: int) -> None:
+    """Whatever they hold, a layer ends, and stays within its region: noise, or a table with a wrong bit."""
+    rng = np.random.default_rng([seed, 32])
+    for number in range(6):
+        twins = make(accelerator, rng)
+        program, data = network(rng)
+        code = np.frombuffer(program.code, np.uint8).copy()
+        for index in range(program.count):
+            item = decode(program.code[BYTES * index:BYTES * (index + 1)])
+            if item.opcode == Opcode.CONV and number % 2:
+                table = code[item["table"]:item["table"] + 8 * item["table_count"]]
+                table[rng.integers(table.size)] ^= 1 << rng.integers(8)
+        if number % 2 == 0:
+            code[BYTES * program.count:] = rng.integers(0, 256, code.size - BYTES * program.count)
+        try:
+            twins.run(code.tobytes(), program.count, data)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, network {number}: {error}") from None
+
+
+@pytest.mark.parametrize("members", [{"weight": 100}, {"group": 31}, {"taps": 0}, {"last": False}, {"exponent": 3}])
+@pytest.mark.parametrize("width", [1, 8])
+def test_entries_that_name_what_is_not_there(accelerator: Build, members: dict[str, int], width: int) -> None:
+    """The layer ends all the same, in windows and in lines."""
+    packing, data = Packing.of(ACCELERATOR), bytes(legal_simulator(build(LEGAL)).data)
+    code = bytearray(changed(2, width=width, height=8 // width)[:PROGRAM] + payload(ACCELERATOR))
+    item = packing.unpack_entry(bytes(code[TABLE:TABLE + 8]))
+    for dense_ok in (False, True):
+        code[TABLE:TABLE + 8] = packing.pack_entry(replace(item, entry=replace(item.entry, **members),
+                                                           dense_ok=dense_ok))
+        make(accelerator, np.random.default_rng(33)).run(bytes(code), len(LEGAL), data)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_sizes_of_the_regions(accelerator: Build, seed: int) -> None:
     """Programs cut off anywhere, too few descriptors, none, and data regions that are too small."""
@@ -224,7 +264,7 @@ def test_a_bus_that_stops_answering(accelerator: Build, seed: int) -> None:
     sim.step(int(rng.integers(1, 200)))
     sim.pace_memory(8, 1)
     cycles = sim.run(10_000, until="irq")
-    assert cycles >= 300
+    assert 280 <= cycles <= 1000      # since the last transfer, some cycles before
     assert twins.read(Register.ERROR) & 0xFF == ErrorCode.WATCHDOG
     sim.step(400)
     assert twins.read(Register.STATUS) & STATUS_READY
@@ -339,6 +379,3 @@ def test_a_soft_reset_beside_a_start(accelerator: Build) -> None:
     twins.rtl.write32(Register.CONTROL, START | SOFT_RESET)
     twins.settle()
     assert not twins.read(Register.STATUS) & (STATUS_BUSY | STATUS_DONE)
-
-
-assert replace(ACCELERATOR).bus_bits == 64     # tests.test_program's programs are for it
