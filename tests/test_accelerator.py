@@ -203,28 +203,18 @@ def test_sizes_of_the_regions(accelerator: Build, seed: int) -> None:
 
 
 def test_masked_descriptors_are_passed_over_unseen(accelerator: Build) -> None:
-    """Random bits under a mask that leaves the time step out."""
+    """Noise anywhere in a program, under a mask that leaves the time step out."""
     rng = np.random.default_rng(24)
     twins = make(accelerator, rng)
-    program, data = network(rng)
-    for step in range(3):
-        code = bytearray()
-        for index in range(program.count):
-            while rng.random() < 0.5:
-                junk = bytearray(rng.integers(2, 256, BYTES, np.uint8).tobytes())
-                junk[8:16] = (int.from_bytes(junk[8:16], "little") & ~(1 << step)).to_bytes(8, "little")
-                code += junk
-            code += program.code[BYTES * index:BYTES * (index + 1)]
-        moved = len(code) - BYTES * program.count
-        for index in range(len(code) // BYTES):     # what lies behind the descriptors has moved
-            for word in (25, 27, 29):
-                place = BYTES * index + 4 * word
-                if code[BYTES * index] in (Opcode.CONV, Opcode.ELEMENTWISE) and (word == 29 or code[BYTES * index] == 5):
-                    value = int.from_bytes(code[place:place + 4], "little") + moved
-                    code[place:place + 4] = (value % (1 << 32)).to_bytes(4, "little")
-        count = len(code) // BYTES
-        outcome = twins.run(bytes(code) + program.code[BYTES * program.count:], count, data, step)
-        assert outcome is not None and (outcome.error, outcome.index) == (None, count - 1)
+    data = bytes(legal_simulator(build(LEGAL)).data)
+    for step in (0, 1, 31, 32, 62, 63):
+        items = [build(LEGAL)[BYTES * index:BYTES * (index + 1)] for index in range(len(LEGAL))]
+        for _ in range(2):
+            noise = bytearray(rng.integers(2, 256, BYTES, np.uint8).tobytes())      # 1 would be END
+            noise[8 + step // 8] &= ~(1 << step % 8)
+            items.insert(int(rng.integers(len(items))), bytes(noise))
+        outcome = twins.run(b"".join(items).ljust(PROGRAM, b"\0") + payload(ACCELERATOR), len(items), data, step)
+        assert outcome is not None and (outcome.error, outcome.index) == (None, 7)
 
 
 # The bus.
