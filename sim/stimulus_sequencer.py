@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from golden.layer import LayerError
 from golden.program.checks import Surroundings, check
-from golden.program.descriptor import BYTES, FIELDS, LIMITS, Opcode, OpcodeError, decode
+from golden.program.descriptor import BYTES, FIELDS, LIMITS, Opcode, OpcodeError, decode, encode
 from golden.program.pack import Packing
 from golden.program.tiler import tile
 from hw.config import Config
@@ -25,7 +25,6 @@ __all__ = ["checker", "guard", "loader"]
 Vectors = dict[str, NDArray[Any]]
 GUARD_CYCLES = 4    # from an address to what of its write is inside
 REGION_CYCLES = 30  # with one region
-FACTS = 8           # numbers that go with a descriptor
 
 
 def guard(config: Config, rng: np.random.Generator, cycles: int = 3000) -> dict[str, Words]:
@@ -68,7 +67,7 @@ def checker(config: Config, rng: np.random.Generator, count: int = 250) -> Vecto
         raw = bytearray(legal[rng.integers(len(legal))])
         blocks = rng.integers(0, rng.choice([4, 1 << 16]), rng.choice([0, 1, 1, 2, 4])).tolist()
         sizes = [int(rng.choice([0xFFFF_FFFF, rng.integers(1 << 32), rng.integers(1 << 14)])) for _ in range(2)]
-        kind = rng.choice(["same", "bit", "field", "limit", "end"], p=[0.2, 0.2, 0.2, 0.2, 0.2])
+        kind = rng.choice(["same", "bit", "field", "limit", "end", "wrap"], p=[0.1, 0.2, 0.2, 0.2, 0.2, 0.1])
         fields = FIELDS[Opcode(raw[0])]
         chosen = fields[rng.integers(len(fields))]
         if kind == "bit":
@@ -83,6 +82,10 @@ def checker(config: Config, rng: np.random.Generator, count: int = 250) -> Vecto
             raw = bytearray((number | value % (1 << chosen.bits) << chosen.first_bit).to_bytes(BYTES, "little"))
         elif kind == "end":     # sizes that just suffice, or just do not
             sizes = [_least(config, raw, blocks, which) - int(rng.integers(2)) for which in range(2)]
+        elif kind == "wrap" and raw[0] in (Opcode.LOAD, Opcode.STORE):     # far beyond 32 bits
+            moves = {name: value for name, value in decode(bytes(raw)).values.items() if name != "mask"}
+            moves |= {"stride": int(rng.integers(1, 16)) << 28, "runs": 257, "chip_stride": 0}
+            raw = bytearray(encode(Opcode(raw[0]), **moves))
         around = Surroundings(config, sizes[0], sizes[1], blocks or None)
         error = check(bytes(raw), around)
         weights = params = -1
@@ -131,7 +134,7 @@ def loader(config: Config, rng: np.random.Generator, rounds: int = 12) -> Vector
     half = config.samples // 2
 
     def job(kind: Job, **values: int) -> None:
-        jobs.append(job_layout(config).const({"kind": kind, "descriptor": len(jobs)} | values).as_value().value)
+        jobs.append(job_layout(config).const({"kind": kind.value, "descriptor": len(jobs)} | values).as_value().value)
 
     def data(count: int, values: list[int] | None = None) -> list[int]:
         """Random beats, or those with these in their low 16 bits."""
