@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo step bench study plots test sim gen lint clean
+.PHONY: help venv demo step bench study plots test sim soak gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ test: $(STAMP)  ## style, types and all tests; results in build/pytest.xml
 
 sim: $(STAMP)  ## the RTL regression, e.g. make sim BLOCK=dense SEED=7 WAVES=1 SIM=icarus; results in build/sim/
 	$(PYTHON) -m sim $(SIM_FLAGS)
+
+soak: $(STAMP)  ## random networks on random configurations, RTL against golden, e.g. make soak COUNT=200 SEED=1
+	$(PYTHON) -m sim.soak --count $(or $(COUNT),200) --seed $(or $(SEED),1) $(FLAGS)
 
 gen: $(STAMP)  ## write Verilog and its manifest to build/, e.g. make gen ROWS=16 COLS=16 PRESET=tiny BLOCK=dense OUT=...
 	$(PYTHON) -m hw.gen $(GEN_FLAGS)

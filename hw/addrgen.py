@@ -174,6 +174,8 @@ class AddressGenerator(wiring.Component):
             for code in range(1, 1 << LINE_TAPS):
                 with m.Case(code):
                     m.d.comb += [line.eq((code & -code).bit_length() - 1), only_line.eq(code & (code - 1) == 0)]
+            with m.Default():   # an entry without taps, which no program should have, must end too
+                m.d.comb += only_line.eq(1)
         last_line = by_window | only_line
 
         fresh_ktile = Signal(init=1)
@@ -207,7 +209,7 @@ class AddressGenerator(wiring.Component):
                 request.mask.eq(mask),
                 request.taps.eq(taps),
                 request.half.eq(half),
-                request.last.eq(entry.last & last_line),
+                request.last.eq((entry.last | ends_tile) & last_line),   # a tile ends its vector
                 request.tile_last.eq(last_line & ends_tile),
                 request.ktile_last.eq(last_line & ends_ktile),
             ]

@@ -12,6 +12,9 @@ __all__ = ["WriteGuard"]
 class WriteGuard(wiring.Component):
     """Compares addresses with a region, ahead of the write that they belong to. Addresses are modulo the memory.
 
+    A write that begins in the region and goes around the whole memory is not inside again: no region that leaves room
+    for its inputs is so large.
+
     Members
     -------
     begin : In(addr_bits), end : In(addr_bits + 1)

@@ -19,7 +19,7 @@ class Space(enum.Enum, shape=3):
 
     ACTIVATION = 0  # beat of the activation memory
     WEIGHT = 1      # beat of the tap (a power of two of them), tap 0..2 (two bits), word
-    SCALE = 2       # beat of the word (a power of two of them), lane of the scale units (a power of two), group
+    SCALE = 2       # beat of the word (a power of two of them), lane of the scale units (the same, at least 2), group
     PARAM = 3       # beat of the word (a power of two of them), word
     TABLE = 4       # entry
     SAMPLE = 5      # sample; the data are the address of its first parameter word

@@ -134,6 +134,7 @@ class PostProcessor(wiring.Component):
         low = Signal(range(rows + 1))           # the segment's first row
         high = Signal(range(rows + 1))          # the row after its last
         e0 = Signal(addr_bits)                  # pixel of row 0
+        tile = Signal(addr_bits)
         pixels_left = Signal(addr_bits + 1)     # from row 0 on
         run_left = Signal(addr_bits + 1)        # pixels of the run, from the segment's first row on
         run = Mux(by_line, layer.width, layer.sample_pixels)
@@ -207,7 +208,7 @@ class PostProcessor(wiring.Component):
         running = Signal()
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
-                m.d.sync += [sig.eq(0) for sig in (low, e0, line, line_pixels, line_pairs, k_first, k_tile)]
+                m.d.sync += [sig.eq(0) for sig in (low, e0, tile, line, line_pixels, line_pairs, k_first, k_tile)]
                 m.d.sync += [
                     pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
                     out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), x_ktile.eq(layer.x_base), running.eq(1),
@@ -241,7 +242,8 @@ class PostProcessor(wiring.Component):
                         m.next = "SEGMENT"
                         ends_run = run_left == high - low
                         ends_tile = (high == rows) | (high == pixels_left)
-                        ends_ktile = ends_tile & (pixels_left <= rows)
+                        # The arrays count tiles as well: whatever `pixels` says, both end together.
+                        ends_ktile = ends_tile & (tile == layer.tiles - 1)
                         m.d.sync += [low.eq(high), run_left.eq(run_left - (high - low))]
                         with m.If(ends_run):
                             m.d.sync += run_left.eq(run)
@@ -254,12 +256,13 @@ class PostProcessor(wiring.Component):
                                 m.d.sync += line_pairs.eq(line_pairs + (layer.width >> 1))
                         with m.If(ends_tile):
                             m.d.comb += tile_done.eq(1)
-                            m.d.sync += [low.eq(0), e0.eq(e0 + rows), pixels_left.eq(pixels_left - rows)]
+                            m.d.sync += [low.eq(0), e0.eq(e0 + rows), tile.eq(tile + 1),
+                                         pixels_left.eq(pixels_left - rows_left)]
                             m.next = "TILE"
                         m.d.comb += ktile_done.eq(ends_ktile)
                         with m.If(ends_ktile):
                             m.d.sync += [
-                                sig.eq(0) for sig in (e0, line, line_pixels, line_pairs)
+                                sig.eq(0) for sig in (e0, tile, line, line_pixels, line_pairs)
                             ]
                             m.d.sync += [
                                 pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),

@@ -1,7 +1,7 @@
 """The other side of AXI ports, for benches: cocotbext-axi's slaves on a memory with faults, and protocol checks.
 
 The slaves are not ours, the checks are: what a master must keep to, whatever the slave does. Ports are called
-``axi__arvalid`` and so on.
+``axi__arvalid`` and so on; those of the accelerator, with its own names of clock and reset, ``m_axi_arvalid``.
 """
 
 import logging
@@ -91,6 +91,38 @@ class HostMemory:
         self.content[place:place + len(data)] = data
 
 
+class _Ports:
+    """AXI ports of a block, or the master's of the accelerator, and their clock and reset.
+
+    Attributes
+    ----------
+    clk, rst : handle
+    active_high : bool
+        The reset.
+    prefix : str
+        As cocotbext-axi wants it.
+    """
+
+    def __init__(self, dut: Any) -> None:
+        self.active_high = not hasattr(dut, "aclk")
+        self.clk, self.rst = (dut.clk, dut.rst) if self.active_high else (dut.aclk, dut.aresetn)
+        self.prefix = "axi_" if self.active_high else "m_axi"
+        self._dut = dut
+
+    def __getitem__(self, name: str) -> Any:
+        return self._dut[f"{self.prefix}_{name}"]
+
+    @property
+    def resting(self) -> bool:
+        """Whether the design is in reset, or was never reset."""
+        return bool(self.rst.value != (0 if self.active_high else 1))
+
+    @property
+    def clocking(self) -> dict[str, Any]:
+        """Arguments of cocotbext-axi's models."""
+        return {"clock": self.clk, "reset": self.rst, "reset_active_level": self.active_high}
+
+
 class _Delayed:
     """A sink of addresses that hands each on some cycles later; any number may be under way."""
 
@@ -147,7 +179,8 @@ class ReadSlave(AxiSlaveRead):
     """
 
     def __init__(self, dut: Any, memory: HostMemory, pause: float = 0.0, latency: int = 0) -> None:
-        super().__init__(AxiReadBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, target=memory)
+        ports = _Ports(dut)
+        super().__init__(AxiReadBus.from_prefix(dut, ports.prefix), target=memory, **ports.clocking)
         _set_up(self, self.r_channel, memory, [("ar", self.ar_channel), ("r", self.r_channel)], pause)
         if latency:
             self.ar_channel: Any = _Delayed(self.ar_channel, latency)
@@ -157,7 +190,8 @@ class WriteSlave(AxiSlaveWrite):
     """cocotbext-axi's slave, writing; parameters as `ReadSlave`, without latency."""
 
     def __init__(self, dut: Any, memory: HostMemory, pause: float = 0.0) -> None:
-        super().__init__(AxiWriteBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, target=memory)
+        ports = _Ports(dut)
+        super().__init__(AxiWriteBus.from_prefix(dut, ports.prefix), target=memory, **ports.clocking)
         channels = [("aw", self.aw_channel), ("w", self.w_channel), ("b", self.b_channel)]
         _set_up(self, self.b_channel, memory, channels, pause)
 
@@ -176,8 +210,9 @@ class Channel:
 
     def __init__(self, dut: Any, name: str, payload: Sequence[str]) -> None:
         self.name = name
-        self._valid, self._ready = dut[f"axi__{name}valid"], dut[f"axi__{name}ready"]
-        self._payload = {part: dut[f"axi__{name}{part}"] for part in payload}
+        ports = _Ports(dut)
+        self._valid, self._ready = ports[f"{name}valid"], ports[f"{name}ready"]
+        self._payload = {part: ports[f"{name}{part}"] for part in payload}
         self._held: dict[str, int] | None = None
 
     def reset(self) -> None:
@@ -211,7 +246,8 @@ class _Checker:
     """Common to reads and writes."""
 
     def __init__(self, dut: Any, limits: Iterable[int]) -> None:
-        self.dut = dut
+        self.ports = _Ports(dut)
+        self._idle = dut.idle if self.ports.active_high else None    # the accelerator has no such port
         self.limits = Limits(*map(int, limits))
         self.bursts: list[tuple[int, int]] = []     # address and beats of all bursts
         self.outstanding = 0
@@ -220,11 +256,11 @@ class _Checker:
 
     async def _run(self) -> None:
         while True:
-            await RisingEdge(self.dut.clk)
-            if self.dut.rst.value == 0:
+            await RisingEdge(self.ports.clk)
+            if not self.ports.resting:
                 self._check()
                 self.most = max(self.most, self.outstanding)
-                if self.dut.idle.value == 1:
+                if self._idle is not None and self._idle.value == 1:
                     assert self.outstanding == 0, f"idle with {self.outstanding} bursts outstanding"
 
     def _check(self) -> None:
@@ -256,7 +292,7 @@ class ReadChecker(_Checker):
     Parameters
     ----------
     dut : handle
-        With a port `idle`, which must be low while bursts are outstanding.
+        A block's port `idle` must be low while bursts are outstanding.
     limits : iterable of int
         Width of the data, longest burst, most bursts outstanding.
     """
@@ -266,11 +302,11 @@ class ReadChecker(_Checker):
         super().__init__(dut, limits)
 
     def _check(self) -> None:
-        dut = self.dut
+        ports = self.ports
         offered, _ = self._ar.sample()
         if offered:
             self._announce(offered)
-        if dut.axi__rvalid.value == 1 and dut.axi__rready.value == 1 and dut.axi__rlast.value == 1:
+        if ports["rvalid"].value == 1 and ports["rready"].value == 1 and ports["rlast"].value == 1:
             self.outstanding -= 1
 
 
@@ -291,7 +327,7 @@ class WriteChecker(_Checker):
         super().__init__(dut, limits)
 
     def _check(self) -> None:
-        dut = self.dut
+        ports = self.ports
         offered, _ = self._aw.sample()
         if offered:
             self._announce(offered)
@@ -305,7 +341,7 @@ class WriteChecker(_Checker):
                 self._lengths.popleft()
             assert beat["strb"] in (0, (1 << self.limits.bus_bits // 8) - 1), f"wstrb is {beat['strb']:#x}"
             self.beats += beat["strb"] != 0
-        if dut.axi__bvalid.value == 1 and dut.axi__bready.value == 1:
+        if ports["bvalid"].value == 1 and ports["bready"].value == 1:
             self.outstanding -= 1
 
 

@@ -16,6 +16,7 @@ from hw.config import PRESETS, Config
 from hw.gen import convert
 
 from . import (
+    stimulus_accelerator,
     stimulus_arrays,
     stimulus_axi,
     stimulus_compute,
@@ -23,6 +24,7 @@ from . import (
     stimulus_fetch,
     stimulus_memory,
     stimulus_registers,
+    stimulus_sequencer,
 )
 from .runner import SIMULATORS, Outcome, run
 
@@ -132,6 +134,12 @@ _TRACE = f"{__package__}.bench_trace"
 _WIDE_BUS = replace(_TINY, bus_bits=128, axi_addr_bits=40, axi_burst=256, axi_outstanding=3)
 _ONE_BEAT = replace(_TINY, axi_addr_bits=33, axi_burst=1, axi_outstanding=1)
 
+_SEQUENCED = replace(_TINY, table_depth=128, list_depth=64)
+
+# The whole: one small enough for Icarus, where unknowns show, and one of odd sizes with a wide bus.
+_WHOLE = replace(_SMALL_MEMORY, rows=2, cols=2, lanes_per_scale=2, table_depth=128, list_depth=64)
+_WHOLE_ODD = replace(_ODD, table_depth=128, list_depth=64, dense=2, axi_addr_bits=40, axi_burst=4, axi_outstanding=2)
+
 BENCHES: tuple[Bench, ...] = (
     _bench("actmem-3x5", _PATH_ODD, stimulus_memory.actmem, _TRACE, SIMULATORS),
     _bench("actmem-16x16", _PATH_SQUARE, stimulus_memory.actmem, _TRACE),
@@ -182,4 +190,13 @@ BENCHES: tuple[Bench, ...] = (
     _bench("engine-4x4", _SMALL_MEMORY, stimulus_compute.engine, simulators=SIMULATORS),
     _bench("engine-3x5", replace(_ODD, act_nibbles=1 << 10, sparse=2, read_ports=1, dense_taps=1, window_width=0),
            stimulus_compute.engine),
+    _bench("guard-4x4", _SMALL_MEMORY, stimulus_sequencer.guard, _TRACE, SIMULATORS),
+    _bench("guard-7x2", _PATH_TALL, stimulus_sequencer.guard, _TRACE),
+    _bench("checker-64", _SEQUENCED, stimulus_sequencer.checker, simulators=SIMULATORS),
+    _bench("checker-128", _WHOLE_ODD, stimulus_sequencer.checker),
+    _bench("loader-64", _SEQUENCED, stimulus_sequencer.loader, simulators=SIMULATORS),
+    _bench("loader-128", _WHOLE_ODD, stimulus_sequencer.loader),
+    _bench("loader-2x20", replace(_PATH_WIDE, param_depth=32), stimulus_sequencer.loader),
+    _bench("accelerator-2x2", _WHOLE, stimulus_accelerator.accelerator, simulators=SIMULATORS),
+    _bench("accelerator-3x5", _WHOLE_ODD, stimulus_accelerator.accelerator),
 )

@@ -164,6 +164,14 @@ struct Memory {
         if (taken_response) *port[BVALID] = 0;
     }
 
+    // The reset is common to both sides of the bus.
+    void reset() {
+        reads.clear();
+        writes.clear();
+        responses.clear();
+        *port[RVALID] = *port[BVALID] = 0;
+    }
+
     bool taken_read = false, taken_response = false;
 };
 
@@ -254,6 +262,18 @@ void sim_bad_range(Sim *sim, uint64_t begin, uint64_t end) {
     sim->memories[0].bad_end = end;
 }
 
+// Change the pace of the first memory; a stall of 2**32 stops it.
+void sim_pace_memory(Sim *sim, uint64_t latency, uint64_t stall) {
+    sim->memories[0].latency = latency;
+    sim->memories[0].stall = stall;
+}
+
+// Bursts that the first memory has taken the address of and not answered completely.
+uint64_t sim_outstanding(Sim *sim) {
+    const Memory &memory = sim->memories[0];
+    return memory.reads.size() + memory.writes.size() + memory.responses.size();
+}
+
 void sim_watch(Sim *sim, const uint32_t *ports, const uint32_t *sizes, uint32_t count, uint64_t *rows,
                uint64_t capacity) {
     sim->watch = Watch{};
@@ -266,7 +286,8 @@ uint64_t sim_watched(Sim *sim) { return sim->watch.done; }
 
 // Simulate up to `limit` cycles, and return how many were simulated. Stop after the cycle in which the port `until`
 // was high (pass UINT32_MAX for none) or, if `drain`, after which no stream in use has beats left. `stopped` tells
-// whether one of these happened. While `rst` is high the streams rest and offered beats go back to their queues.
+// whether one of these happened. While `rst` is high streams and memories rest, offered beats go back to their queues,
+// and memories forget what they were asked for.
 uint64_t sim_run(Sim *sim, uint64_t limit, uint32_t until, int drain, int *stopped) {
     std::vector<Stream *> used;
     for (Stream &stream : sim->streams)
@@ -283,11 +304,12 @@ uint64_t sim_run(Sim *sim, uint64_t limit, uint32_t until, int drain, int *stopp
     uint64_t cycle = 0;
     while (cycle < limit && !*stopped) {
         for (Stream *stream : used) stream->drive();
-        for (Memory &memory : sim->memories) memory.drive();
+        for (Memory &memory : sim->memories) reset ? memory.reset() : memory.drive();
         sim->evaluate(false);
 
         for (Stream *stream : used) stream->sample();
-        for (Memory &memory : sim->memories) memory.sample();
+        if (!reset)
+            for (Memory &memory : sim->memories) memory.sample();
         *stopped = stop && *stop;
         if (watch.done < watch.capacity) {
             uint64_t *row = watch.rows + watch.done++ * watch.ports.size();
@@ -295,7 +317,8 @@ uint64_t sim_run(Sim *sim, uint64_t limit, uint32_t until, int drain, int *stopp
         }
         sim->evaluate(true);
         for (Stream *stream : used) stream->release();
-        for (Memory &memory : sim->memories) memory.release();
+        if (!reset)
+            for (Memory &memory : sim->memories) memory.release();
         cycle++;
 
         if (drain) {

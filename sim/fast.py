@@ -336,6 +336,17 @@ class FastSim:
         """Answer accesses to these addresses of the first memory with an error."""
         self._library.sim_bad_range(self._sim, begin, end)
 
+    def pace_memory(self, latency: int, stall: float) -> None:
+        """Change latency and stalls of the first memory; one with a stall of 1 never answers."""
+        if not 0 <= stall <= 1:
+            raise ValueError(f"stall is a probability from 0 to 1, got {stall}")
+        self._library.sim_pace_memory(self._sim, latency, int(stall * 2**32))
+
+    @property
+    def outstanding(self) -> int:
+        """Bursts that the first memory was asked for and has not answered completely."""
+        return int(self._library.sim_outstanding(self._sim))
+
     def pending(self, stream: str) -> int:
         """Number of beats that a stream has yet to send or receive."""
         if stream not in self._beats:
@@ -439,6 +450,8 @@ def _load(library: Path) -> ctypes.CDLL:
         ("sim_stream_done", u64, [pointer, u32]),
         ("sim_add_memory", None, [pointer, ctypes.POINTER(u32), u64, u64, pointer, u64, u64, u64, u64, u64]),
         ("sim_bad_range", None, [pointer, u64, u64]),
+        ("sim_pace_memory", None, [pointer, u64, u64]),
+        ("sim_outstanding", u64, [pointer]),
         ("sim_watch", None, [pointer, ctypes.POINTER(u32), ctypes.POINTER(u32), u32, pointer, u64]),
         ("sim_watched", u64, [pointer]),
         ("sim_run", u64, [pointer, u64, u32, integer, flag]),

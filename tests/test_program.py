@@ -192,9 +192,9 @@ LEGAL: list[tuple[Opcode, dict[str, int]]] = [
 DATA_SIZE = 64
 
 
-def payload() -> bytes:
+def payload(config: Config = TINY) -> bytes:
     """A channel whose centre tap has the weights 2 and 3, scale code 1; y = 4*acc + 1 >> 2."""
-    packing = Packing.of(TINY)
+    packing = Packing.of(config)
     table = packing.pack_entry(TableEntry(Entry(0, 0, 0, 0b10000, False, True, 0, True), True, 5, 0))
     weights = np.zeros((2, 3, 4), np.int64)
     weights[1, 1, :2] = 2, 3
@@ -408,6 +408,8 @@ def test_what_the_hardware_cannot_check_is_undefined(index: int, values: dict[st
     ({"weight": 1}, "an entry names weight word 2 of 2"), ({"group": 1}, "an entry names group 1 of 1"),
     ({"taps": 1}, "an entry names a tap that is not stored"), ({"taps": 0}, "an entry has no taps"),
     ({"last": False}, "the last entry of the channel table does not end a vector"),
+    ({"exponent": 1}, "an entry with unsigned weights or an exponent has dense_ok"),
+    ({"w_signed": False}, "an entry with unsigned weights or an exponent has dense_ok"),
 ])
 def test_entries_that_name_what_is_not_there(members: dict[str, int], message: str) -> None:
     packing, code = Packing.of(TINY), bytearray(build(LEGAL))

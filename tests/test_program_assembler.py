@@ -17,7 +17,7 @@ from golden.program.document import markdown
 from golden.program.pack import Packing
 from golden.program.tiler import tile
 from hw.config import preset
-from tests.networks import random_case
+from sim.stimulus_network import random_case
 
 TINY = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14)
 PACKING = Packing.of(TINY)

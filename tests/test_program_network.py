@@ -16,7 +16,7 @@ from golden.program.simulator import Simulator
 from golden.program.tiler import tile
 from hw.config import Config, preset
 from sim.stimulus import random_layer, random_tensor
-from tests.networks import BLOCKS, STEPS, Case, conv_node, random_case, reference
+from sim.stimulus_network import BLOCKS, STEPS, Case, conv_node, random_case, reference
 
 TINY = replace(preset("tiny"), table_depth=128)      # 64 entries a layer
 SEEDS = 25

@@ -13,7 +13,7 @@ from golden.workload.layers import Workload, real_layer
 from golden.workload.network import NetworkStep, step_network
 from golden.workload.unet import NETWORK
 from hw.config import preset
-from tests.networks import Case, reference
+from sim.stimulus_network import Case, reference
 
 CONFIG = preset("default")
 WORKLOAD = Workload(channels=16)

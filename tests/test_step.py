@@ -15,8 +15,8 @@ from hw.accelerator import counter_events
 from hw.config import preset
 from sim.accelerator import SimBackend
 from sim.step import StepRun, main, run_step
+from sim.stimulus_network import random_case
 from sqdm import Device
-from tests.networks import random_case
 
 BUILD = Path(__file__).parents[1] / "build"
 TINY = replace(preset("tiny"), table_depth=128, act_nibbles=1 << 14)

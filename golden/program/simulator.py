@@ -241,6 +241,8 @@ class Simulator:
         for entry in table:
             if entry.label >= self.machine.label_depth or entry.slot >= self.machine.label_slots:
                 raise UndefinedResult(f"an entry names label {entry.label} of slot {entry.slot}")
+            if entry.dense_ok and (entry.entry.exponent or not entry.entry.w_signed):
+                raise UndefinedResult("an entry with unsigned weights or an exponent has dense_ok")
         dead = [self.labels.read(entry.label, entry.slot)[1] for entry in table]
         return accumulate(self.machine, item, samples, [entry.entry for entry in table], dead,
                           weight_tiles(packing, item, self.program), self.memory)

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from golden.detector import Detection
-from golden.formats import FORMATS, S4, U4, Tensor
+from golden.formats import FORMATS, S4, U4, Format, Tensor
+from golden.layer import Transform
+from golden.ppu import PostParams
 from golden.program.network import Conv, Elementwise, Input, Network, Node, Parameters
 from golden.program.reference import run_network, run_node
 from hw.config import Config
-from sim.stimulus import random_detection, random_layer, random_post, random_tensor
+
+from .stimulus import random_detection, random_layer, random_post, random_tensor
 
 __all__ = ["Case", "conv_node", "random_case", "reference"]
 
@@ -32,7 +36,8 @@ def reference(config: Config, case: Case, sample_block: Sequence[int], step: int
     return run_network(config, case.network, case.inputs, sample_block, step, before)
 
 
-def parameters(rng: np.random.Generator, config: Config, outputs: int, post, out_fmt, blocks: int) -> Parameters:
+def parameters(rng: np.random.Generator, config: Config, outputs: int, post: PostParams, out_fmt: Format,
+               blocks: int) -> Parameters:
     """Some blocks of parameters like `post`."""
     rows = [random_post(rng, config, outputs, 1, 10, out_fmt, shift=post.shift) for _ in range(blocks - 1)]
     m, r, b = (np.concatenate([getattr(post, name)[:1], *(getattr(row, name)[:1] for row in rows)])
@@ -42,7 +47,7 @@ def parameters(rng: np.random.Generator, config: Config, outputs: int, post, out
 
 def conv_node(rng: np.random.Generator, config: Config, name: str, tensors: Mapping[str, Tensor],
               inputs: tuple[str, ...], output: str, residual: str | None = None, blocks: int = 1,
-              detection: Detection | None = None, **fixed) -> Conv:
+              detection: Detection | None = None, **fixed: Any) -> Conv:
     """A random convolution of these tensors."""
     drawn = random_layer(rng, replace(config, act_nibbles=1 << 24), inputs=tuple(tensors[item] for item in inputs),
                          residual=None, **fixed)
@@ -87,8 +92,9 @@ def random_case(rng: np.random.Generator, config: Config, shape: tuple[int, int,
             reads = (first, alike[rng.integers(len(alike))])
         _, samples, height, width = tensors[first].shape
         large = height * width * samples > 2 * shape[0] * shape[1] * shape[2]
-        transform = ["none", "none", "none" if large else "upsample",
-                     "space_to_depth" if height % 2 == width % 2 == 0 else "none"][rng.integers(4)]
+        choices: tuple[Transform, ...] = ("none", "none", "none" if large else "upsample",
+                                          "space_to_depth" if height % 2 == width % 2 == 0 else "none")
+        transform = choices[rng.integers(4)]
         outputs = int(rng.integers(1, 9)) if transform != "space_to_depth" else int(rng.integers(1, 3))
         if rng.random() < elementwise:
             reads, outputs = (first,), tensors[first].shape[0]
