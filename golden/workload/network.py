@@ -77,7 +77,8 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
         detection = _detection(detect, real, samples)
         nodes.append(Conv(
             name=node.name, inputs=inputs, output=_small(node.output) if apart else node.output,
-            weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt, residual=node.residual,
+            weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt,
+            residual=node.residual,
             post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone),
             transform="upsample" if node.upsample and not apart else "none", detection=None if apart else detection))
         one = np.ones((1, len(layer.weights)), np.int64)
