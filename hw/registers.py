@@ -21,7 +21,7 @@ from .interfaces import STEP_BITS, label_layout, policy_layout
 __all__ = ["COUNTERS", "DESCRIPTOR_BITS", "ERROR_BITS", "Registers", "compile_registers", "label_write_layout",
            "register_files", "write_html"]
 
-COUNTERS = 32
+COUNTERS = 128  # 6, and 7 for each of at most 16 arrays
 ERROR_BITS = 8
 DESCRIPTOR_BITS = 24
 SIZE_BITS = 32

@@ -16,7 +16,7 @@ OKAY, SLVERR = 0, 2
 FULL = (1 << 32) - 1
 SPACE = 1 << 12
 IRQ_STATUS, LABEL_DATA = 0x4C, 0x94
-COUNTER, COUNTERS = 0x100, 32
+COUNTER, COUNTERS = 0x400, 128
 
 
 def _log2(value: int) -> int:

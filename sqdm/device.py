@@ -17,9 +17,10 @@ from golden.program.descriptor import ErrorCode
 from golden.program.pack import pack_tensor, unpack_tensor
 
 from .registers import (
+    ARRAY_COUNTERS,
     CLEAR_COUNTERS,
     CONFIG_FIELDS,
-    COUNTERS,
+    COUNTER_NAMES,
     MAGIC,
     SOFT_RESET,
     START,
@@ -244,9 +245,13 @@ class Device:
         """End runs without progress for so many cycles; 0 turns the watchdog off."""
         self._write(Register.WATCHDOG, cycles)
 
-    def counters(self) -> list[int]:
-        """All event counters, by their numbers."""
-        return [self._read(Register.COUNTER + 8 * number, True) for number in range(COUNTERS)]
+    def counters(self) -> dict[str, int]:
+        """All event counters by their names, which docs/integration.md explains."""
+        found = self.configuration
+        names = list(COUNTER_NAMES)
+        for kind in ("dense", "sparse"):
+            names += [f"{kind}{array}_{cause}" for array in range(found[kind]) for cause in ARRAY_COUNTERS]
+        return {name: self._read(Register.COUNTER + 8 * number, True) for number, name in enumerate(names)}
 
     def clear_counters(self) -> None:
         """Set all event counters to 0."""

@@ -2,13 +2,17 @@
 
 from enum import IntEnum
 
-__all__ = ["CLEAR_COUNTERS", "CONFIG_FIELDS", "COUNTERS", "MAGIC", "SOFT_RESET", "START", "STATUS_BUSY", "STATUS_DONE",
-           "STATUS_ERROR", "STATUS_INTERRUPTS",
-           "STATUS_LABEL_PENDING", "STATUS_READY", "VERSION_MAJOR", "WIDE", "Register"]
+__all__ = ["ARRAY_COUNTERS", "CLEAR_COUNTERS", "CONFIG_FIELDS", "COUNTERS", "COUNTER_NAMES", "MAGIC", "SOFT_RESET",
+           "START", "STATUS_BUSY", "STATUS_DONE", "STATUS_ERROR", "STATUS_INTERRUPTS", "STATUS_LABEL_PENDING",
+           "STATUS_READY", "VERSION_MAJOR", "WIDE", "Register"]
 
 MAGIC = 0x5351444D
 VERSION_MAJOR = 1
-COUNTERS = 32
+COUNTERS = 128
+
+# The first counters, and those of each array, dense ones first; the others read 0.
+COUNTER_NAMES = ("run", "idle", "layer", "layers", "read", "written")
+ARRAY_COUNTERS = ("busy", "fetch", "weights", "drain", "post", "write", "steps")
 
 # CONTROL
 START, SOFT_RESET, CLEAR_COUNTERS = 1, 2, 4
@@ -47,7 +51,7 @@ class Register(IntEnum):
     POLICY_MASK = 0x088
     LABEL_ADDRESS = 0x090
     LABEL_DATA = 0x094
-    COUNTER = 0x100     # the first of 32, 8 bytes each
+    COUNTER = 0x400     # the first of 128, 8 bytes each
 
 
 WIDE = (Register.ERROR_ADDRESS, Register.PROGRAM_BASE, Register.DATA_BASE, Register.POLICY_MASK, Register.COUNTER)

@@ -149,7 +149,7 @@ def test_the_files_are_the_same_every_time_and_well_formed(tmp_path: Path) -> No
     space = {"x": "http://www.accellera.org/XMLSchema/IPXACT/1685-2014"}
     found = {register.findtext("x:name", namespaces=space): register.findtext("x:addressOffset", namespaces=space)
              for register in ElementTree.fromstring(files["sqdm_regs.xml"]).iter(f"{{{space['x']}}}register")}
-    assert found["STATUS"] == "'h44" and found["COUNTER"] == "'h100"
+    assert found["STATUS"] == "'h44" and found["COUNTER"] == "'h400"
     for word in ("### PROGRAM_BASE register", "#### soft_reset field", "start_ignored"):
         assert word in files["sqdm_regs.md"]
 
