@@ -1,4 +1,4 @@
-"""The demo ends as it should: exact layers, a difference that is found, arguments that are refused. Tiny preset."""
+"""The run of single layers ends as it should: exact layers, a difference that is found, arguments that are refused. Tiny preset."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.ppu import PostParams
 from golden.workload.layers import Workload, real_layer
 from hw.config import PRESETS
-from sim import demo, measure
+from sim import layers, measure
 from sim.measure import Labelled, count_macs, deal, ideal_cycles
 from sim.network import LabelTable
 from sim.report import to_csv, write_whole
@@ -23,18 +23,18 @@ BUILD = Path(__file__).parent.parent / "build"
 TINY = ["--preset", "tiny", "--channels", "16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
 
 
-def run_demo(out, *arguments):
-    return demo.main([*TINY, "--out", str(out), *arguments])
+def run_layers(out, *arguments):
+    return layers.main([*TINY, "--out", str(out), *arguments])
 
 
-def test_demo_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 0
+def test_run_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
+    assert run_layers(tmp_path, "--layers", "e1.conv0") == 0
     out = capsys.readouterr().out
     assert "1 of 1 layers exact" in out
     assert "DIFFERENT" not in out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "demo.png", "layers.csv", "layers.json", "sqdm.json", "sqdm.v"]
-    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+        "layers.png", "layers.csv", "layers.json", "sqdm.json", "sqdm.v"]
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
 
     report = json.loads((tmp_path / "layers.json").read_text())
     assert report["configuration"]["parameters"]["rows"] == 4
@@ -53,25 +53,25 @@ def test_demo_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
         assert [line["cycles"] for line in csv.DictReader(file)] == [str(row["cycles"])]
 
 
-def test_demo_hands_the_detectors_labels_from_layer_to_layer(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "e1.conv1", "e1.conv0") == 0       # in the network's order all the same
+def test_run_hands_the_detectors_labels_from_layer_to_layer(tmp_path, capsys):
+    assert run_layers(tmp_path, "--layers", "e1.conv1", "e1.conv0") == 0       # in the network's order all the same
     assert "2 of 2 layers exact, memory and labels" in capsys.readouterr().out
     rows = json.loads((tmp_path / "layers.json").read_text())["layers"]
     assert [(row["layer"], row["labels"]) for row in rows] == [("e1.conv0", "host"), ("e1.conv1", "detector")]
 
 
-def test_demo_reports_wrong_labels(tmp_path, capsys, monkeypatch):
+def test_run_reports_wrong_labels(tmp_path, capsys, monkeypatch):
     def mislabelled(nonzeros, detection, golden=measure.classify):
         labels = golden(nonzeros, detection)
         labels.sparse[[0, 5]] ^= True
         return labels
 
     monkeypatch.setattr(measure, "classify", mislabelled)
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
+    assert run_layers(tmp_path, "--layers", "e1.conv0") == 1
     assert "DIFFERENT: e1.conv0 at step 9: 0 of 8192 nibbles; 2 of 16 labels" in capsys.readouterr().out
 
 
-def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch):
+def test_run_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch):
     def corrupted(layer, config, placement, memory, golden=measure.run):
         expected = golden(layer, config, placement, memory)
         expected[-3] ^= 4          # far behind the output: the whole memory counts
@@ -79,7 +79,7 @@ def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch
         return expected
 
     monkeypatch.setattr(measure, "run", corrupted)
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
+    assert run_layers(tmp_path, "--layers", "e1.conv0") == 1
     out = capsys.readouterr().out
     assert "DIFFERENT: e1.conv0 at step 9: 2 of 8192 nibbles, the first at address 8189; 0 of 16 labels" in out
     assert "0 of 1 layers exact" in out
@@ -87,22 +87,22 @@ def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch
     assert (row["exact"], row["wrong_nibbles"], row["first_wrong"]) == (False, 2, 8189)
 
 
-def test_demo_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "u3.conv0", "u1.skip") == 0
+def test_run_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
+    assert run_layers(tmp_path, "--layers", "u3.conv0", "u1.skip") == 0
     assert "not run: u3.conv0: a k-tile has 192 kernel lines; weight_depth=128" in capsys.readouterr().out
     assert "u3.conv0" in json.loads((tmp_path / "layers.json").read_text())["refused"]
 
 
-def test_demo_fails_when_no_layer_can_run(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "u3.conv0") == 1
+def test_run_fails_when_no_layer_can_run(tmp_path, capsys):
+    assert run_layers(tmp_path, "--layers", "u3.conv0") == 1
     assert "no layer could run: try --preset default" in capsys.readouterr().out
     assert not (tmp_path / "layers.json").exists()
 
 
-def test_demo_says_that_it_cannot_write(tmp_path, capsys):
+def test_run_says_that_it_cannot_write(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run_demo(tmp_path / "file", "--layers", "e1.conv0") == 1
-    assert "sim.demo: cannot write to " in capsys.readouterr().err
+    assert run_layers(tmp_path / "file", "--layers", "e1.conv0") == 1
+    assert "sim.layers: cannot write to " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -113,7 +113,7 @@ def test_demo_says_that_it_cannot_write(tmp_path, capsys):
     (["--samples", "0"], "samples must be at least 1, not 0"),
 ])
 def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message, tmp_path, capsys):
-    assert run_demo(tmp_path / "out", *arguments) == 2
+    assert run_layers(tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
