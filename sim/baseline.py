@@ -43,10 +43,12 @@ def dense_cycles(config: Config, network: Network, sample_block: Sequence[int]) 
             continue
         planes = tensors[node.inputs[0]].fmt.planes
         inputs = tuple(Tensor(np.zeros(tensors[name].shape, np.int64), U4) for name in node.inputs)
-        mate = tensors[node.residual] if node.residual else None
+        residual = None
+        if node.residual:
+            mate = tensors[node.residual]
+            residual = Tensor(np.zeros(mate.shape, np.int64), mate.fmt)
         layer = Layer(node.name, inputs, np.clip(node.weights, S4.min, S4.max), S4, node.codes, node.group,
-                      node.post.post(sample_block), node.out_fmt,
-                      mate and Tensor(np.zeros(mate.shape, np.int64), mate.fmt), node.transform)
+                      node.post.post(sample_block), node.out_fmt, residual, node.transform)
         firsts = np.cumsum([0, *(len(tensor.values) for tensor in inputs)])
         labelled = [Labelled(LabelPlace(int(first), 0), Labels.all_dense(len(tensor.values)))
                     for first, tensor in zip(firsts, inputs, strict=False)]

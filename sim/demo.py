@@ -56,8 +56,9 @@ SIGMA_MAX = 10.0        # suits digits better than EDM's 80
 CALIBRATION_SEED = 0
 COLUMNS = {"step": 4, "sigma": 8, "cycles": 7, "zeros": 6, "dense": 6, "sparse": 6, "idle": 6, "read KiB": 8,
            "seconds": 7, "cycles/s": 8, "exact": 5}
-LEGEND = """zeros = in the inputs of the convolutions; dense, sparse = share of the rows' cycles in which arrays of that kind
-multiply; idle = share of the cycles in which no array does; exact = input, output and all labels equal the golden model's"""
+LEGEND = """zeros = in the inputs of the convolutions; dense, sparse = share of the rows' cycles in which arrays of that
+kind multiply; idle = share of the cycles in which no array does; exact = input, output and all labels are the golden
+model's"""
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -160,8 +161,8 @@ def _run(job: Job, golden: GoldenRun, backend: SimBackend) -> tuple[list[RtlEval
             _percent(done.counters["idle"] / cycles), done.counters["read"] * job.config.bus_bits // 8 // 1024,
             f"{done.seconds:.1f}", f"{cycles / done.seconds:,.0f}", "yes" if done.exact else "NO"]), flush=True)
         if not done.exact:
-            print(f"DIFFERENT: step {done.step}: {done.wrong_outputs} of the output's values, {done.wrong_labels} labels"
-                  + (f"; {done.wrong_inputs} of the input's, from steps before" if done.wrong_inputs else ""))
+            print(f"DIFFERENT: step {done.step}: {done.wrong_outputs} of the output's values, {done.wrong_labels} "
+                  "labels" + (f"; {done.wrong_inputs} of the input's, from steps before" if done.wrong_inputs else ""))
 
     found = draw_rtl(job, golden, backend, progress)
     print(LEGEND)
@@ -221,9 +222,9 @@ def _summary(job: Job, report: dict[str, Any]) -> str:
              "simulated per second"]
     if report["dense_cycles"] is not None:
         two = replace(config, dense=2, sparse=0).peak_macs
-        lines.append(f"two dense arrays ({two} multipliers) would take at least {report['dense_cycles']:,} cycles by the "
-                     f"cycle model, convolutions alone: this one\n({config.peak_macs} multipliers, counters of the RTL, "
-                     f"all it does) is {report['speedup']:.2f} times as fast")
+        lines.append(f"two dense arrays ({two} multipliers) would take at least {report['dense_cycles']:,} cycles "
+                     f"(cycle model, convolutions alone): this one\n({config.peak_macs} multipliers; counters of the RTL) "
+                     f"is {report['speedup']:.2f} times as fast")
     values = report["psnr_db"]
     lines.append("quantised against float network, same noise, PSNR in dB by digit: "
                  + ", ".join(f"{label}: {value:.1f}" for label, value in zip(job.labels, values, strict=True))

@@ -44,7 +44,8 @@ def draw_zeros(shares: Mapping[str, Sequence[float | None]], title: str) -> byte
     heat = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 60 else "black")
+            axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7,
+                      color="white" if value < 60 else "black")
     axes.set(xlabel="time step (0: noise)", title=title)
     axes.set_xticks(range(steps))
     axes.set_yticks(range(len(values)), list(shares), fontsize=8)

@@ -4,8 +4,8 @@ It emits the engine's Verilog, compiles it to a simulation and runs the network'
 of real sampling: each layer reads what the layers before it wrote, and deals its channels out to the dense and the
 sparse array by the labels that the hardware's detector gave them. After each layer the whole activation memory is
 compared with the golden model's, nibble by nibble, and so are the new labels. A table goes to the screen, and with all
-counters to layers.json and layers.csv beside the picture layers.png. The exit code is 0 if every layer is exact, 1 if any
-differs or none could run, 2 if an argument is wrong.
+counters to layers.json and layers.csv beside the picture layers.png. The exit code is 0 if every layer is exact, 1 if
+any differs or none could run, 2 if an argument is wrong.
 
 examples:
   python -m sim.layers                                        all layers, steps 0, 9 and 17, default preset

@@ -1,4 +1,4 @@
-"""Picture of a run of single layers: what each array did in the cycles of each layer, and the maps that the hardware computed."""
+"""Picture of single layers: what each array did in their cycles, and the maps that the hardware computed."""
 
 import io
 from collections.abc import Mapping, Sequence

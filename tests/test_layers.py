@@ -1,4 +1,4 @@
-"""The run of single layers ends as it should: exact layers, a difference that is found, arguments that are refused. Tiny preset."""
+"""Single layers: exact runs, a difference that is found, arguments that are refused. Tiny preset."""
 
 import csv
 import json

@@ -47,7 +47,8 @@ class StepProgram:
 
     def real(self, output: Tensor) -> Images:
         """What the program's output stands for."""
-        return self.out_scale * output.values
+        values: Images = np.float64(self.out_scale) * output.values.astype(np.float64)
+        return values
 
 
 def step_program(step: int, labels: Sequence[int], machine: ProgramMachine, workload: Workload) -> StepProgram:

@@ -1,4 +1,4 @@
-"""EDM preconditioning and its samplers (Karras et al. 2022, arXiv 2206.00364), on the float U-Net or any other network."""
+"""EDM preconditioning and its samplers (Karras et al. 2022, arXiv 2206.00364), on any network F."""
 
 import operator
 from collections.abc import Callable
