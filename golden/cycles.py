@@ -35,10 +35,17 @@ class Counters:
     array : per array, its counters
         `CAUSES` and `steps` (of all rows); for a sparse array also `nonzeros` (steps that multiplied one; the others
         are one for each row and tile that is all zero) and `skipped` (zeros inside the image that took no step).
+    busy : int
+        Cycles in which any array multiplied.
+    loaded, freed : per k-tile, int
+        First cycle in which its weights are there, and in which they may be loaded over.
     """
 
     cycles: int
     array: list[dict[str, int]]
+    busy: int
+    loaded: list[int]
+    freed: list[int]
 
 
 def _happens(spans: Sequence[tuple[int, int]] | Int64, cycles: int) -> NDArray[np.bool_]:
@@ -49,8 +56,14 @@ def _happens(spans: Sequence[tuple[int, int]] | Int64, cycles: int) -> NDArray[n
     return np.cumsum(change)[1:cycles + 1] > 0
 
 
-def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray]) -> None:
-    """Carry all blocks through the layer."""
+def _freed(engine: Engine, arrays: Sequence[Array | NoArray], k_tile: int) -> int:
+    """First cycle in which the weights of a k-tile that all arrays have done may be loaded over."""
+    last = (k_tile + 1) * engine.tiles - 1
+    return max(array.freed[k_tile if isinstance(array, NoArray) else last] for array in arrays)
+
+
+def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray], first: Sequence[int]) -> None:
+    """Carry all blocks through the layer; `first` as `loaded` of `predict`."""
     machine, work = engine.machine, engine.work
     working = [array for array in arrays if not isinstance(array, NoArray)]
     ports = [array.fetcher.port for array in working]
@@ -70,7 +83,7 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray])
             post.tile(max([engine.list_complete, *(array.finished[tile] for array in working)]),
                       min(machine.cols, work.outputs - k_tile * machine.cols))
             if (tile + 1) % engine.tiles == 0 and len(engine.loaded) < engine.k_tiles:
-                freed = max(array.freed[k_tile if isinstance(array, NoArray) else tile] for array in arrays)
+                freed = _freed(engine, arrays, k_tile)
                 load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats)
             for array in working:
                 array.resume()
@@ -86,8 +99,8 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray])
             array.resume()
             fetcher.ask()
 
-    for _ in range(min(BANKS, engine.k_tiles)):
-        load(0)
+    for _, cycle in zip(range(engine.k_tiles), first, strict=False):
+        load(cycle)
     for array in working:
         array.fetcher.ask()
     finish()
@@ -102,18 +115,26 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray])
         finish()
 
 
-def predict(machine: Timing, work: LayerWork) -> Counters:
-    """Predict the counters of a layer."""
+def predict(machine: Timing, work: LayerWork, loaded: Sequence[int] = (0,) * BANKS) -> Counters:
+    """Predict the counters of a layer.
+
+    Parameters
+    ----------
+    machine : Timing
+    work : LayerWork
+    loaded : sequence of int
+        First cycles in which the weights of the first two k-tiles are there.
+    """
     engine = Engine(machine, work)
     post = PostProcessor(engine)
     kinds = [DenseArray] * machine.dense + [SparseArray] * machine.sparse
     arrays = [kind(engine, number) if len(share.position) else NoArray(engine)
               for number, (kind, share) in enumerate(zip(kinds, work.lists, strict=True))]
-    _run(engine, post, arrays)
+    _run(engine, post, arrays, loaded)
 
     cycles = engine.release[-1] + END_CYCLES
     extra = np.bincount(np.concatenate(post.extra), minlength=cycles + 1)[1:cycles + 1] > 0
-    counters = []
+    counters, any_busy = [], np.zeros(cycles, np.bool_)
     for array in arrays:
         if isinstance(array, NoArray):
             counters.append(dict.fromkeys((*CAUSES, "steps"), 0) | {"fetch": array.skipped})
@@ -121,6 +142,7 @@ def predict(machine: Timing, work: LayerWork) -> Counters:
         start, ready, may_drain, last = array.spans()
         steps = np.stack([np.append(start, last), np.append(ready, last + 1)], axis=-1)
         busy = _happens(steps, cycles)
+        any_busy |= busy
         drain = _happens(np.stack([ready, may_drain], axis=-1), cycles) & ~busy
         bank = _happens(np.stack([may_drain, last], axis=-1), cycles) & ~busy & ~drain
         starved = _happens(array.fetcher.starved, cycles)
@@ -129,4 +151,5 @@ def predict(machine: Timing, work: LayerWork) -> Counters:
         happened = (busy, starved & ~unloaded, starved & unloaded, drain, bank & ~extra, bank & extra)
         counters.append({cause: int(cycle.sum()) for cause, cycle in zip(CAUSES, happened, strict=True)}
                         | array.counts())
-    return Counters(cycles, counters)
+    freed = [_freed(engine, arrays, k_tile) for k_tile in range(engine.k_tiles)]
+    return Counters(cycles, counters, int(any_busy.sum()), engine.loaded, freed)

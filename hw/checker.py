@@ -181,7 +181,7 @@ class DescriptorChecker(wiring.Component):
                 m.next = "FIRST"
                 # A layer's last sum is made for each block.
                 m.d.comb += blocks_left.eq(((opcode == Opcode.CONV) | (opcode == Opcode.ELEMENTWISE))
-                                           & (self.block_index + 1 < self.blocks))
+                                           & ~fields[Opcode.CONV].one_block & (self.block_index + 1 < self.blocks))
                 with m.If(last):
                     m.d.sync += self.block_index.eq(self.block_index + 1)
                     with m.If(blocks_left):
@@ -244,7 +244,8 @@ class DescriptorChecker(wiring.Component):
             ]
         if code not in REGIONS:
             return []
-        sums = [_Sum([(item.outputs, self.blocks)], 0, config.param_depth // 2, ErrorCode.SIZE)]
+        blocks = Mux(item.one_block, self.blocks != 0, self.blocks)
+        sums = [_Sum([(item.outputs, blocks)], 0, config.param_depth // 2, ErrorCode.SIZE)]
         if code == Opcode.CONV:
             ktile_beats = Signal(25)
             taps = Mux(item.one_tap, 1, 3)
@@ -256,6 +257,6 @@ class DescriptorChecker(wiring.Component):
                 _Sum([(ktile_beats << beat_log2, item.k_tiles)], item.weights, self.program_size),
                 _Sum([(ktile_beats, item.k_tiles)], kept=[self.weight_beats]),
             ]
-        block = item.params + (self.block << item.block_log2)
+        block = item.params + (Mux(item.one_block, 0, self.block) << item.block_log2)
         return [*sums, _Sum([(item.outputs, Const(config.param_beats))], kept=[self.block_beats]),
                 _Sum([(self.block_beats, Const(beat))], Mux(self.blocks == 0, 0, block), self.program_size)]

@@ -54,9 +54,12 @@ def job_layout(config: Config) -> data.StructLayout:
         BATCH: blocks. PARAM: number of the block in the batch. SAMPLE: samples. WEIGHT: words of a k-tile.
     groups : 12 bits, one_tap : 1 bit
         WEIGHT: groups of a k-tile; only centre taps come.
+    one_block : 1 bit
+        SAMPLE: all samples use the layer's first block.
     """
     return data.StructLayout({
-        "kind": Job, "descriptor": INDEX_BITS, "first": 24, "count": 16, "groups": 12, "one_tap": 1})
+        "kind": Job, "descriptor": INDEX_BITS, "first": 24, "count": 16, "groups": 12, "one_tap": 1,
+        "one_block": 1})
 
 
 class Loader(wiring.Component):
@@ -152,7 +155,7 @@ class Loader(wiring.Component):
             index_write.addr.eq(of_sample),
             index_write.data.eq(value),
             index_read.addr.eq(number),
-            place_read.addr.eq(index_read.data),
+            place_read.addr.eq(Mux(job.one_block, 0, index_read.data)),
             place_write.addr.eq(job.count),
             place_write.data.eq(job.first),
         ]

@@ -271,17 +271,18 @@ class Sequencer(wiring.Component):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.PARAM), job.descriptor.eq(self.descriptor),
                     job.first.eq(param_place), job.count.eq(number),
-                    read.address.eq(self.program_base + conv.params + (loader.block << conv.block_log2)),
+                    read.address.eq(self.program_base + conv.params
+                                    + Mux(conv.one_block, 0, loader.block << conv.block_log2)),
                     read.beats.eq(checker.block_beats),
                 ]
                 with m.If(given):
                     m.d.sync += [number.eq(number + 1), param_place.eq(param_place + conv.outputs)]
-                    with m.If(number + 1 == blocks):
+                    with m.If(conv.one_block | (number + 1 == blocks)):
                         m.next = "SAMPLES"
             with m.State("SAMPLES"):
                 m.d.comb += [
                     ask.eq(1), job.kind.eq(Job.SAMPLE), job.descriptor.eq(self.descriptor),
-                    job.first.eq(sample_first), job.count.eq(samples),
+                    job.first.eq(sample_first), job.count.eq(samples), job.one_block.eq(conv.one_block),
                 ]
                 with m.If(given):
                     m.next = "LAYER"

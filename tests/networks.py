@@ -5,16 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golden.conv import conv
 from golden.detector import Detection
-from golden.formats import FORMATS, S4, U4, ScaleFormat, Tensor
-from golden.layout import space_to_depth, upsample2
-from golden.ppu import postprocess
+from golden.formats import FORMATS, S4, U4, Tensor
 from golden.program.network import Conv, Elementwise, Input, Network, Node, Parameters
+from golden.program.reference import run_network, run_node
 from hw.config import Config
 from sim.stimulus import random_detection, random_layer, random_post, random_tensor
 
-__all__ = ["Case", "conv_node", "random_case", "reference", "run_node"]
+__all__ = ["Case", "conv_node", "random_case", "reference"]
 
 BLOCKS = 3
 STEPS = 3
@@ -28,27 +26,10 @@ class Case:
     inputs: dict[str, Tensor]
 
 
-def run_node(config: Config, node: Node, tensors: Mapping[str, Tensor], sample_block: Sequence[int]) -> Tensor:
-    """The tensor that a node makes."""
-    inputs = [tensors[name] for name in node.inputs]
-    if isinstance(node, Conv):
-        scale = ScaleFormat(config.scale_exp_bits, config.scale_man_bits)
-        acc = conv(inputs, node.weights, node.w_fmt, node.codes, node.group, scale)
-    else:
-        acc = inputs[0].values
-    residual = tensors[node.residual] if node.residual else None
-    out = postprocess(acc, node.post.post(sample_block), node.out_fmt, residual, acc_bits=config.acc_bits)
-    return {"none": lambda x: x, "upsample": upsample2, "space_to_depth": space_to_depth}[node.transform](out)
-
-
 def reference(config: Config, case: Case, sample_block: Sequence[int], step: int,
               before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors after a time step; `before` are those of the step before, which masked nodes leave."""
-    tensors = dict(before) | case.inputs
-    for node in case.network.nodes:
-        if node.mask >> step & 1:
-            tensors[node.output] = run_node(config, node, tensors, sample_block)
-    return tensors
+    return run_network(config, case.network, case.inputs, sample_block, step, before)
 
 
 def parameters(rng: np.random.Generator, config: Config, outputs: int, post, out_fmt, blocks: int) -> Parameters:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from golden.detector import Detection
 from golden.formats import S8, U4, ScaleFormat, Tensor
 from golden.layer import Entry, TableEntry
+from golden.program.checks import Surroundings, check
 from golden.program.descriptor import (
     ALL_STEPS,
     BYTES,
@@ -350,6 +351,30 @@ def test_every_code_that_a_program_can_deserve_is_reached() -> None:
         ErrorCode.BUS_READ, ErrorCode.BUS_WRITE, ErrorCode.WATCHDOG}
 
 
+@pytest.mark.parametrize(("one_block", "error"), [(0, ErrorCode.RANGE), (1, None)])
+def test_one_block_is_block_0_whatever_the_batch_says(one_block: int, error: ErrorCode | None) -> None:
+    """The batch names block 9, which the program does not have."""
+    program = [(opcode, fields | ({"one_block": one_block} if "params" in fields else {})) for opcode, fields in LEGAL]
+    made = simulator(build(program))
+    made.data[:16] = pack_batch(64, [9], [0])
+    outcome = made.run(len(LEGAL))
+    assert outcome.error is error
+    if error is None:
+        other = simulator(build(LEGAL))
+        other.run(len(LEGAL))
+        np.testing.assert_array_equal(made.memory, other.memory)
+        assert outcome.traffic.params == 64
+
+
+def test_one_block_takes_the_place_of_one() -> None:
+    """17 words of two blocks are too many for a half of 32, of one block they are not."""
+    around = Surroundings(TINY, 1 << 20, 1 << 20, (0, 1))
+    fields = CONV | {"outputs": 17, "table": 1 << 12, "weights": 1 << 12, "params": 1 << 12}
+    assert check(encode(Opcode.CONV, **fields), around) is ErrorCode.SIZE
+    assert check(encode(Opcode.CONV, **fields, one_block=1), around) is None
+    assert check(encode(Opcode.CONV, **fields, one_block=1), replace(around, blocks=None)) is ErrorCode.BATCH
+
+
 def test_limits_are_reached_but_not_passed() -> None:
     """A legal value at each end is not an error of its own."""
     for index, (opcode, _) in enumerate(LEGAL):
@@ -445,7 +470,7 @@ def test_a_slot_turns_to_the_other_copy_of_the_labels() -> None:
     (0, 512, 1, [True, True]), (8, 256, 1, [True, True])])
 def test_loads_wait_for_stores(destination: int, source: int, mask: int, waits: list[bool]) -> None:
     """A store of the beats 0 to 3 to byte 256; loads into them or from there wait, once where all steps have waited."""
-    emitter = Emitter(TINY, 1, 1, 1)
+    emitter = Emitter(TINY, 1, 1)
     emitter.store(Run(256, 0, 0, 0, 1, 4), ALL_STEPS)
     for _ in range(2):
         emitter.load(Run(source, 0, destination, 0, 1, 4), mask)

@@ -39,7 +39,7 @@ def test_a_time_step_is_exact(step: int, samples: int) -> None:
     np.testing.assert_array_equal(tensors["h1 strided"].values, space_to_depth(tensors["h1"]).values)
     # All on chip: the input comes, the result goes.
     codes = [decode(program.code[BYTES * number:BYTES * (number + 1)]).opcode for number in range(program.count)]
-    assert (codes.count(Opcode.LOAD), codes.count(Opcode.STORE), codes.count(Opcode.ELEMENTWISE)) == (1, 1, 1)
+    assert (codes.count(Opcode.LOAD), codes.count(Opcode.STORE), codes.count(Opcode.ELEMENTWISE)) == (1, 1, 2)
     # Labels of every layer's output: dead is the truth.
     for name, labels in program.labels.items():
         zero = ~tensors[name].values.reshape(len(labels), -1).any(axis=1)
@@ -50,13 +50,15 @@ def test_layers_are_those_of_the_workload() -> None:
     """A layer that reads real activations makes what the workload's layer makes of them; `down` reads by stride."""
     made = step_of(9)
     nodes = {node.name: node for node in made.network.nodes}
-    assert set(nodes) == {node.name for node in NETWORK} | {"e1.conv1 strided"}
+    assert set(nodes) == {node.name for node in NETWORK} | {"e1.conv1 strided", "u3.conv1 upsampled"}
+    assert [nodes[name].transform for name in ("u3.conv1", "u3.conv1 upsampled")] == ["none", "upsample"]
+    names = list(nodes)
+    assert names.index("u1.conv1") == names.index("u1.skip") + 1 == names.index("u1.conv0") + 2
     for name in ("conv_in", "down", "u3.conv1"):
         layer = real_layer(name, 9, WORKLOAD).layer
         np.testing.assert_array_equal(nodes[name].weights, layer.weights)
         np.testing.assert_array_equal(nodes[name].post.M[made.sample_block if len(nodes[name].post.M) > 1 else 0],
                                       layer.post.M[layer.post.sample_block if len(layer.post.M) > 1 else 0])
-        assert nodes[name].transform == ("upsample" if name == "u3.conv1" else "none")
     x = real_layer("conv_in", 9, WORKLOAD).layer.inputs[0]
     assert isinstance(x, Tensor)
     np.testing.assert_array_equal(made.inputs["x"].values, x.values)

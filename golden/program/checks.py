@@ -49,8 +49,9 @@ def run_end(first: int, stride: int, runs: int, length: int) -> int:
 
 
 def block_offsets(item: Descriptor, blocks: Sequence[int]) -> list[int]:
-    """Offset of each of the batch's parameter blocks."""
-    return [item["params"] + (block << item["block_log2"]) for block in blocks]
+    """Offset of each of the parameter blocks that a layer loads, of those of the batch."""
+    used = blocks[:1] and (0,) if item["one_block"] else blocks
+    return [item["params"] + (block << item["block_log2"]) for block in used]
 
 
 def check(raw: bytes, around: Surroundings) -> ErrorCode | None:
@@ -100,7 +101,9 @@ def _size(item: Descriptor, around: Surroundings) -> str | None:
         channels = item["outputs"] * (4 if item["transform"] == SPACE_TO_DEPTH else 1)
         if item["label_first"] + channels > machine.label_depth:
             return f"{channels} labels from {item['label_first']} on; label_depth={machine.label_depth}"
-    words = item.get("outputs") * len(around.blocks or ())
+    words = 0
+    if item.opcode in REGIONS:
+        words = item["outputs"] * len(block_offsets(item, around.blocks or ()))
     if words > machine.param_depth // 2:
         return f"{words} parameter words in all blocks; param_depth/2={machine.param_depth // 2}"
     return None

@@ -94,6 +94,7 @@ _RESULT = (
     Field("detect", 0, 8, 1, "label the written tensor"),
     Field("balance", 0, 9, 1, "labels by balanced cut, else by threshold"),
     Field("residual", 0, 10, 1, "add a residual"),
+    Field("one_block", 0, 11, 1, "all samples use parameter block 0, whatever the batch table says"),
     Field("transform", 0, 12, 2, "0 none, 1 upsample, 2 space-to-depth"),
     Field("out_wide", 0, 14, 1, "8-bit result"),
     Field("out_signed", 0, 15, 1, "signed result"),

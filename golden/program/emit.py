@@ -86,13 +86,11 @@ class Emitter:
         N.
     blocks : int
         Parameter blocks of a batch.
-    total_blocks : int
-        Those that a batch chooses from.
     """
 
-    def __init__(self, machine: ProgramMachine, samples: int, blocks: int, total_blocks: int) -> None:
+    def __init__(self, machine: ProgramMachine, samples: int, blocks: int) -> None:
         self.machine, self.packing = machine, Packing.of(machine)
-        self.samples, self.blocks, self.total_blocks = samples, blocks, total_blocks
+        self.samples, self.blocks = samples, blocks
         self._descriptors: list[tuple[Opcode, dict[str, int]]] = []
         self._payload = bytearray()
         self._offsets: dict[bytes, int] = {}
@@ -156,7 +154,7 @@ class Emitter:
     def parts(self, node: Node) -> list[tuple[int, int]]:
         """Output channels, first and end, of the descriptors that the node is split into: whole k-tiles of them."""
         cols, most = self.machine.cols, self.machine.param_depth // 2
-        step = most // self.blocks
+        step = most // self._blocks(node.post)
         if step < node.outputs:
             step = step // cols * cols
         if step == 0:
@@ -222,21 +220,25 @@ class Emitter:
         return values
 
     def _parameters(self, node: Node, post: Parameters) -> dict[str, int]:
-        outputs = post.M.shape[1]
-        if self.blocks * outputs > self.machine.param_depth // 2:
-            raise LayerError(f"layer {node.name!r}: {self.blocks} parameter blocks of {outputs} words; "
+        outputs, loaded = post.M.shape[1], self._blocks(post)
+        if loaded * outputs > self.machine.param_depth // 2:
+            raise LayerError(f"layer {node.name!r}: {loaded} parameter blocks of {outputs} words; "
                              f"param_depth/2={self.machine.param_depth // 2}")
         log2 = (aligned(outputs * self.packing.param_bytes) - 1).bit_length()
         raw = bytearray()
-        for number in range(self.total_blocks):
-            block = min(number, post.blocks - 1)
+        for block in range(post.blocks):
             try:
                 words = [self.packing.pack_param(int(post.M[block, k]), int(post.R[block, k]), int(post.B[block, k]))
                          for k in range(outputs)]
             except ValueError as error:
                 raise LayerError(f"layer {node.name!r}: {error}") from None
             raw += b"".join(words).ljust(1 << log2, b"\0")
-        return {"params": self._add(bytes(raw)), "outputs": outputs, "block_log2": log2}
+        return {"params": self._add(bytes(raw)), "outputs": outputs, "block_log2": log2,
+                "one_block": int(post.blocks == 1)}
+
+    def _blocks(self, post: Parameters) -> int:
+        """Parameter blocks that a layer loads."""
+        return 1 if post.blocks == 1 else self.blocks
 
     def _convolution(self, node: Conv, first: int, end: int, post: Parameters, inputs: Sequence[Place],
                      residual: Place | None, out: Place) -> dict[str, int]:

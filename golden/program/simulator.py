@@ -218,7 +218,8 @@ class Simulator:
         else:
             acc = elementwise_input(self.machine, item, samples, self.memory)
         params = self._parameters(item, run, run.batch.blocks)
-        result = compute(self.machine, item, acc, params, run.batch.samples, self.memory)
+        sample_block = [0] * samples if item["one_block"] else run.batch.samples
+        result = compute(self.machine, item, acc, params, sample_block, self.memory)
         outside = (result.addresses < item["out_base"]) | (result.addresses >= item["out_end"])
         if outside.any():
             raise _Stop(ErrorCode.GUARD, f"it writes nibble {int(result.addresses[outside][0])}, and may write "
@@ -245,10 +246,11 @@ class Simulator:
                           weight_tiles(packing, item, self.program), self.memory)
 
     def _parameters(self, item: Descriptor, run: _Run, blocks: list[int]) -> Int64Array:
-        """M, R, B of the batch's blocks, [blocks, K, 3]."""
+        """M, R, B of the blocks that are loaded, [blocks, K, 3]."""
         packing, outputs = self.packing, item["outputs"]
+        offsets = block_offsets(item, blocks)
         words = [packing.unpack_param(self.program[start:start + packing.param_bytes])
-                 for offset in block_offsets(item, blocks)
+                 for offset in offsets
                  for start in range(offset, offset + outputs * packing.param_bytes, packing.param_bytes)]
         run.traffic.params += len(words) * packing.param_bytes
-        return np.array(words, np.int64).reshape(len(blocks), outputs, 3)
+        return np.array(words, np.int64).reshape(len(offsets), outputs, 3)

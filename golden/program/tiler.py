@@ -1,9 +1,9 @@
 """From a network to a program: where tensors lie, what moves when, and which layers run in bands.
 
-Tensors are placed on chip first fit, and freed after their last reader. Where there is no room, those that are read
-last again go to the data region (a *spill*) and come back when they are read. A layer whose inputs and output do not
-fit together runs in bands of lines: LOAD lines with a halo, run on them, STORE the inner lines, whose windows were
-whole.
+If all tensors fit on chip from their maker to their last reader, each has one place that is planned beforehand. If
+not, they are placed first fit, and freed after their last reader. Where there is no room, those that are read last
+again go to the data region (a *spill*) and come back when they are read. A layer whose inputs and output do not fit
+together runs in bands of lines: LOAD lines with a halo, run on them, STORE the inner lines, whose windows were whole.
 
 A tensor that is read in time steps in which its maker is masked out (a cached block) is *kept*: it has its place for
 the whole program, on chip if all kept tensors fit beside the rest, else in the data region.
@@ -22,6 +22,7 @@ from golden.program.descriptor import ALIGNMENT, ALL_STEPS
 from golden.program.emit import Channel, Emitter, Place, Run, unlabelled
 from golden.program.network import Network, Node, TensorShape, written_shape
 from golden.program.pack import Packing, ProgramMachine, aligned
+from golden.program.placement import plan
 
 __all__ = ["tile"]
 
@@ -76,13 +77,17 @@ class _NoRoom(Exception):
 
 @dataclass
 class _Memory:
-    """Activation memory as an allocator sees it, in beats."""
+    """Activation memory as an allocator sees it, in beats; `planned` are the places of tensors, if all have one."""
 
     beats: int
+    planned: dict[str, int] = field(default_factory=dict)
     used: dict[str, tuple[int, int]] = field(default_factory=dict)     # name -> first, count
 
     def allocate(self, name: str, count: int) -> bool:
-        """First fit; whether there was room."""
+        """The planned place, else first fit; whether there was room."""
+        if name in self.planned:
+            self.used[name] = self.planned[name], count
+            return True
         first = 0
         for start, size in sorted(self.used.values()):
             if start - first >= count:
@@ -123,8 +128,9 @@ class _Tiler:
         self.network, self.machine, self.packing = network, machine, Packing.of(machine)
         self.tensors = network.tensors
         self.kept, self.homed = kept, homed
-        self.emitter = Emitter(machine, network.samples, blocks, network.blocks)
-        self.memory = _Memory(machine.act_nibbles // self.packing.beat_nibbles)
+        self.emitter = Emitter(machine, network.samples, blocks)
+        beats = machine.act_nibbles // self.packing.beat_nibbles
+        self.memory = _Memory(beats, self._plan(beats) or {})
         self.label_places = _Labels(machine)
         self.labels: dict[str, list[Channel]] = {}
         self.host: dict[str, HostTensor] = {}
@@ -160,6 +166,20 @@ class _Tiler:
                        self.labels)
 
     # Places.
+
+    def _plan(self, beats: int) -> dict[str, int] | None:
+        """First beat of every tensor; None if they do not fit, or a map has too many lines to run whole."""
+        nodes, reads = self.network.nodes, [_reads(node) for node in self.network.nodes]
+        made = {node.output: number for number, node in enumerate(nodes)}
+        lives = {}
+        for name in self.tensors:
+            readers = [number for number, names in enumerate(reads) if name in names]
+            needed = [*readers, made[name]] if name in made else readers
+            if needed:
+                lives[name] = (0, len(nodes)) if name in self.kept else (min(needed), max(needed))
+        if self.homed or any(self.tensors[name].shape[2] > self._most_lines() for name in lives):
+            return None
+        return plan({name: self._beats(name) for name in lives}, lives, beats)
 
     def _beats(self, name: str) -> int:
         return -(-self.tensors[name].nibbles // self.packing.beat_nibbles)

@@ -10,6 +10,7 @@ from golden.formats import Tensor
 from golden.program.network import Conv, Elementwise, Input, Network, Node, Parameters
 from golden.workload.layers import DEFAULT, RealLayer, Workload, real_layer
 from golden.workload.unet import CLASSES, NETWORK
+from golden.workload.unet import Node as Layer
 
 __all__ = ["NetworkStep", "step_network"]
 
@@ -44,6 +45,9 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     """The network at a time step.
 
     A tensor that is read with a stride is written as it is, and once more by space-to-depth: it has other readers too.
+    Where a layer adds an 8-bit residual and upsamples, the post-processor would read the residual for each of the many
+    small writes, so the result is upsampled in a pass of its own, which is faster. Skips run right before the layer
+    that adds them, for their 8-bit results are the largest tensors.
 
     Parameters
     ----------
@@ -70,7 +74,7 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     strided = {name for node in NETWORK if node.stride == 2 for name in node.inputs}
     source: Tensor | None = None
     in_scale = out_scale = 1.0
-    for node in NETWORK:
+    for node in _late_skips():
         real = real_layer(node.name, step, workload)
         layer, post = real.layer, real.layer.post
         if source is None:
@@ -78,17 +82,24 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
             in_scale = real.in_scale
         out_scale = real.out_scale
         inputs = tuple(_strided(name) if node.stride == 2 else name for name in node.inputs)
+        apart = node.upsample and layer.residual is not None and layer.residual.fmt.planes > 1
+        detection = _detection(detect, real, samples)
         nodes.append(Conv(
-            name=node.name, inputs=inputs, output=node.output, weights=layer.weights, w_fmt=layer.w_fmt,
-            codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt, residual=node.residual,
+            name=node.name, inputs=inputs, output=_small(node.output) if apart else node.output,
+            weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt,
+            residual=node.residual,
             post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone),
-            transform="upsample" if node.upsample else "none", detection=_detection(detect, real, samples)))
-        if node.output in strided:
-            one = np.ones((1, len(layer.weights)), np.int64)
+            transform="upsample" if node.upsample and not apart else "none", detection=None if apart else detection))
+        one = np.ones((1, len(layer.weights)), np.int64)
+        copy = Parameters(one, 0 * one, 0 * one, 0)
+        if apart:
             nodes.append(Elementwise(
-                name=f"{node.name} strided", inputs=(node.output,), output=_strided(node.output),
-                post=Parameters(one, 0 * one, 0 * one, 0), out_fmt=layer.out_fmt, transform="space_to_depth",
-                detection=_detection(detect, real, samples, 4)))
+                name=f"{node.name} upsampled", inputs=(_small(node.output),), output=node.output, post=copy,
+                out_fmt=layer.out_fmt, transform="upsample", detection=detection))
+        if node.output in strided:
+            nodes.append(Elementwise(
+                name=f"{node.name} strided", inputs=(node.output,), output=_strided(node.output), post=copy,
+                out_fmt=layer.out_fmt, transform="space_to_depth", detection=_detection(detect, real, samples, 4)))
     assert source is not None
     first, last = NETWORK[0].inputs[0], NETWORK[-1].output
     sample_block = tuple(int(label) for label in np.arange(samples) % CLASSES)
@@ -96,8 +107,23 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
                        sample_block, in_scale, out_scale)
 
 
+def _late_skips() -> list[Layer]:
+    """The network's layers, those that only make a residual right before the one that adds it."""
+    read = {name for node in NETWORK for name in node.inputs}
+    late = {node.output: node for node in NETWORK if node.output not in read and node.output != NETWORK[-1].output}
+    order: list[Layer] = []
+    for node in NETWORK:
+        if node.output not in late:
+            order += [*([late[node.residual]] if node.residual in late else []), node]
+    return order
+
+
 def _strided(name: str) -> str:
     return f"{name} strided"
+
+
+def _small(name: str) -> str:
+    return f"{name} before upsampling"
 
 
 def _detection(detect: Detect | None, real: RealLayer, samples: int, parts: int = 1) -> Detection | None:

@@ -1,0 +1,249 @@
+"""Cycle model of whole programs: what the accelerator's counters say after a run.
+
+The simulator executes the program, so labels, zeros and all beats are the true ones. Time is carried along descriptor
+by descriptor: the sequencer, the bus as one queue of jobs that pass a beat per cycle, the halves of the weight memory,
+and each layer by `golden.cycles`.
+
+Beats are exact. Cycles are not, for three things are left out: beats of a LOAD that wait for the post-processor's
+writes, the bursts' own turns (a command counts as one, with the memory's latency before it only where the queue is
+empty), and the depth of the queue of jobs.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from golden.cycles import CAUSES, Counters, predict
+from golden.detector import Detection, label_cycles
+from golden.formats import Int64Array
+from golden.program.bundle import Program
+from golden.program.checks import block_offsets
+from golden.program.descriptor import BYTES, Descriptor, Opcode, decode
+from golden.program.labels import LabelTable
+from golden.program.pack import ProgramMachine
+from golden.program.simulator import Simulator, _Run
+from golden.scheduler import schedule
+from golden.timing import Timing
+from golden.work import HANDOVER_CYCLES, LayerWork, ListWork
+
+__all__ = ["ProgramCounters", "TimedMachine", "predict_program"]
+
+TRANSFORMS = ("none", "upsample", "space_to_depth")
+COMMAND_CYCLES = 5      # from a job's command to its first beat, beside the memory's latency
+FETCH_CYCLES = 2        # from a descriptor's last beat to its check
+START_CYCLES = 3        # from a layer's parameters, or the end of the layer before, to its first cycle
+SUM_CYCLES = 5          # of the checker for a sum, beside a cycle for each bit of its factors
+WRITE_CYCLES = 6        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
+
+
+class TimedMachine(ProgramMachine, Timing, Protocol):
+    """A configuration; `hw.config.Config` is one."""
+
+
+@dataclass
+class ProgramCounters:
+    """Counters of a run, by the names of `hw.accelerator.counter_events`.
+
+    Parameters
+    ----------
+    run, idle, layer, layers, read, written : int
+    array : per array, its counters
+        `CAUSES` and `steps`.
+    """
+
+    array: list[dict[str, int]]
+    run: int = 0
+    idle: int = 0
+    layer: int = 0
+    layers: int = 0
+    read: int = 0
+    written: int = 0
+
+
+class _TimedLabels(LabelTable):
+    """Label tables that know how long the last detection took."""
+
+    cycles = 0
+
+    def detect(self, first: int, slot: int, nonzeros: Int64Array, detection: Detection, refresh: bool) -> None:
+        """As of LabelTable."""
+        self.cycles = label_cycles(nonzeros, detection)
+        super().detect(first, slot, nonzeros, detection, refresh)
+
+
+class _Recorder(Simulator):
+    """A simulator that notes each layer's work before it executes it."""
+
+    def __init__(self, machine: TimedMachine, program: bytes, data: bytes | bytearray) -> None:
+        super().__init__(machine, program, data)
+        self.timing = machine
+        self.labels: _TimedLabels = _TimedLabels(machine.label_depth, machine.label_slots)
+        self.works: list[tuple[LayerWork, int]] = []    # with the cycles of its labelling
+
+    def _layer(self, item: Descriptor, run: _Run) -> None:
+        work = self._work(item)
+        self.labels.cycles = 0
+        super()._layer(item, run)
+        self.works.append((work, self.labels.cycles))
+
+    def _work(self, item: Descriptor) -> LayerWork:
+        machine, packing = self.machine, self.packing
+        width, height, pixels = item["width"], item["height"], item["pixels"]
+        is_conv, table = item.opcode == Opcode.CONV, []
+        if is_conv:
+            beat = packing.beat_bytes
+            table = [packing.unpack_entry(self.program[start:start + beat])
+                     for start in range(item["table"], item["table"] + item["table_count"] * beat, beat)]
+        labels = [self.labels.read(entry.label, entry.slot) for entry in table]
+        lists = schedule(table, labels, machine, even=bool(item.get("even")))
+        places = {(place.entry.base, place.entry.weight): number for number, place in enumerate(table)}
+        planes = [self.memory[(place.entry.base + np.arange(pixels)) % self.memory.size] for place in table]
+        reads = (item["res_wide"] + 1 if item["residual"] else 0) + (0 if is_conv else item["x_wide"] + 1)
+        return LayerWork(
+            nonzero=(np.array(planes, np.uint8) != 0).reshape(len(table), pixels // (height * width), height, width),
+            taps=np.array([place.entry.taps for place in table], np.int64),
+            lists=[ListWork(np.array([places[entry.base, entry.weight] for entry in share], np.int64),
+                            np.array([entry.last for entry in share], bool)) for share in lists],
+            outputs=item["outputs"], transform=TRANSFORMS[item["transform"]], out_planes=item["out_wide"] + 1,
+            residual_planes=reads,
+            ktile_beats=packing.ktile_bytes(item["words"], bool(item["one_tap"]), item["groups"])
+            // packing.beat_bytes if is_conv else None)
+
+
+@dataclass
+class _Time:
+    """Where the blocks are: first cycles in which each may go on."""
+
+    latency: int
+    sequencer: int = 0
+    bus: int = 0            # the queue of jobs
+    taken: int = 0          # the layer that was prepared last has begun
+    done: int = 0           # and has ended
+    labelled: int = 0       # and is labelled
+    freed: list[int] = field(default_factory=lambda: [0, 0])       # the last two k-tiles
+
+    def job(self, beats: int) -> int:
+        """Read beats; return when they have passed."""
+        self.bus = max(self.bus, self.sequencer + self.latency + COMMAND_CYCLES) + beats
+        self.sequencer += 1
+        return self.bus
+
+
+def predict_program(machine: TimedMachine, program: Program, data: bytes | bytearray, step: int = 0,
+                    latency: int = 8) -> ProgramCounters:
+    """Predict the counters of a run that reaches END.
+
+    Parameters
+    ----------
+    machine : TimedMachine
+    program : Program
+    data : bytes
+        Its data region, with inputs and batch table.
+    step : int
+    latency : int
+        Cycles from the host memory's taking a request to its first beat, or to the answer to a write. It then moves a
+        beat per cycle, and takes several requests.
+
+    Raises
+    ------
+    ValueError
+        If the run would end with an error.
+    """
+    recorder = _Recorder(machine, program.code, data)
+    outcome = recorder.run(program.count, step)
+    if outcome.error is not None:
+        raise ValueError(f"the run ends with {outcome.error.name} at descriptor {outcome.index}: {outcome.problem}")
+    packing = recorder.packing
+    arrays = machine.dense + machine.sparse
+    total = ProgramCounters([dict.fromkeys((*CAUSES, "steps"), 0) for _ in range(arrays)])
+    total.read, total.written = (size // packing.beat_bytes for size in (outcome.traffic.read, outcome.traffic.written))
+    works, time = iter(recorder.works), _Time(latency)
+    blocks, samples, busy = 0, 0, 0
+    ready = time.job(BYTES // packing.beat_bytes)
+    for number in range(program.count):
+        raw = program.code[BYTES * number:BYTES * (number + 1)]
+        time.sequencer = max(time.sequencer, ready + FETCH_CYCLES)
+        if raw[0] != Opcode.END and not int.from_bytes(raw[8:16], "little") >> step & 1:
+            ready = time.job(BYTES // packing.beat_bytes)
+            continue
+        item = decode(raw)
+        time.sequencer = max(time.sequencer + _check_cycles(item, recorder, blocks), time.taken) + 1
+        if item.opcode == Opcode.END:
+            break
+        ready = time.job(BYTES // packing.beat_bytes)
+        match item.opcode:
+            case Opcode.BATCH:
+                blocks, samples = item["blocks"], item["samples"]
+                time.sequencer = max(time.sequencer, time.bus) + 1
+                time.sequencer = time.job(blocks + samples) + 1
+            case Opcode.LOAD:
+                if item["wait"]:
+                    time.sequencer = max(time.sequencer, time.done)
+                for _ in range(item["runs"]):
+                    time.job(item["beats"])
+            case Opcode.STORE:
+                time.sequencer = max(time.sequencer, time.done, time.bus) + 1
+                time.sequencer += item["runs"] * (item["beats"] + 1) + WRITE_CYCLES + latency
+            case _:
+                found = _layer(time, item, recorder, next(works), len(block_offsets(item, [0] * blocks)), samples)
+                busy += found.busy
+                total.layer += found.cycles
+                total.layers += 1
+                for mine, its in zip(total.array, found.array, strict=True):
+                    for cause in mine:
+                        mine[cause] += its[cause]
+    total.run = max(time.sequencer, time.done, time.bus) + 1
+    total.idle = total.run - busy
+    return total
+
+
+def _layer(time: _Time, item: Descriptor, recorder: _Recorder, work: tuple[LayerWork, int], blocks: int,
+           samples: int) -> Counters:
+    """Carry time through a layer."""
+    packing, (layer, label_time) = recorder.packing, work
+    if item.opcode == Opcode.CONV:
+        time.job(item["table_count"])
+    for _ in range(blocks):
+        time.job(item["outputs"] * packing.param_bytes // packing.beat_bytes)
+    time.bus = max(time.bus, time.sequencer) + samples
+    start = max(time.bus, time.done) + START_CYCLES
+    loaded: list[int] = []
+    if layer.ktile_beats is not None:
+        time.bus = max(time.bus, time.sequencer + time.latency + COMMAND_CYCLES)
+        for freed in time.freed[-2:][:item["k_tiles"]]:
+            time.bus = max(time.bus, freed) + layer.ktile_beats
+            loaded.append(max(0, time.bus - start))
+    layer = replace(layer, labelled=max(0, time.labelled - start))
+    found = predict(recorder.timing, layer, loaded or (0, 0))
+    if layer.ktile_beats is not None:
+        time.bus = max(time.bus, start + found.loaded[-1])
+        time.freed = (time.freed + [start + cycle for cycle in found.freed])[-2:]
+    else:
+        found = Counters(found.cycles, [dict.fromkeys(its, 0) for its in found.array], 0, [], [])
+    time.taken, time.done = start, start + found.cycles
+    time.labelled = time.done + START_CYCLES + label_time - HANDOVER_CYCLES if label_time else 0
+    return found
+
+
+def _check_cycles(item: Descriptor, recorder: _Recorder, blocks: int) -> int:
+    """Cycles of the checker."""
+    packing = recorder.packing
+    beat = packing.beat_bytes
+    param_beats = packing.param_bytes // beat
+    match item.opcode:
+        case Opcode.BATCH:
+            factors = [beat]
+        case Opcode.LOAD | Opcode.STORE:
+            factors = [item["runs"] - 1] * 2
+        case Opcode.END:
+            factors = []
+        case _:
+            loaded = max(1, len(block_offsets(item, [0] * blocks)))
+            factors = [loaded, param_beats, *[beat] * loaded]
+    bits = sum(SUM_CYCLES + factor.bit_length() for factor in factors)
+    if item.opcode == Opcode.CONV:
+        taps, codes = 1 if item["one_tap"] else 3, recorder.machine.lanes_per_scale * packing.scale_bytes // beat
+        bits += 4 * SUM_CYCLES + beat.bit_length() + taps.bit_length() + codes.bit_length() + \
+            2 * item["k_tiles"].bit_length()
+    return bits + 2
