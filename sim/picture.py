@@ -1,4 +1,4 @@
-"""The demo's picture: what each array did in the cycles of each layer, and the maps that the hardware computed."""
+"""Picture of single layers: what each array did in their cycles, and the maps that the hardware computed."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ Runs = Sequence[tuple[RealLayer, Measured]]
 
 
 def draw(runs: Runs, title: str) -> bytes:
-    """The picture of a demo's runs as PNG: bars per layer, summed over the steps, and one layer's maps per step."""
+    """The picture of the runs as PNG: bars per layer, summed over the steps, and one layer's maps per step."""
     by_layer: dict[str, list[Measured]] = {}
     for real, measured in runs:
         by_layer.setdefault(real.layer.name, []).append(measured)

@@ -1,6 +1,5 @@
-"""The demo ends as it should: exact layers, a difference that is found, arguments that are refused. Tiny preset."""
+"""The demo draws on the RTL what the golden model draws, and notices if it does not. Small arrays, 16 channels."""
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,196 +7,111 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden.detector import Labels
-from golden.formats import S4, U4, Tensor
-from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
-from golden.ppu import PostParams
-from golden.workload.layers import Workload, real_layer
-from hw.config import PRESETS
-from sim import demo, measure
-from sim.measure import Labelled, count_macs, deal, ideal_cycles
-from sim.network import LabelTable
-from sim.report import to_csv, write_whole
+from golden.workload.layers import Workload
+from hw.config import preset
+from sim.accelerator import SimBackend
+from sim.demo import demo, main
+from sim.drawing import Job
+from sqdm.registers import Register
 
 BUILD = Path(__file__).parent.parent / "build"
-TINY = ["--preset", "tiny", "--channels", "16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
+# 4 x 4 lanes, and memories that are large enough for the network of 16 channels.
+CONFIG = replace(preset("tiny"), name="small", act_nibbles=1 << 14, weight_depth=512, scale_depth=128, param_depth=1024,
+                 table_depth=256, list_depth=256, label_depth=512, label_slots=32, samples=32)
+JOB = Job(CONFIG, Workload(channels=16, steps=3, sigma_max=10.0), (4, 7), 5, "heun")
 
 
-def run_demo(out, *arguments):
-    return demo.main([*TINY, "--out", str(out), *arguments])
-
-
-def test_demo_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 0
+def test_images_of_rtl_and_golden_model_are_equal(tmp_path, capsys):
+    assert demo(JOB, tmp_path, BUILD) == 0
     out = capsys.readouterr().out
-    assert "1 of 1 layers exact" in out
-    assert "DIFFERENT" not in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "demo.png", "layers.csv", "layers.json", "sqdm.json", "sqdm.v"]
-    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert "5 of 5 evaluations exact, outputs and labels; images of RTL and golden model equal bit for bit" in out
+    assert "DIFFER" not in out
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {"demo.json", "samples.npz", "samples.png", "sqdm.json", "sqdm.v", "zeros.png"}
+    for name in ("samples.png", "zeros.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive["classes"].tolist() == [4, 7]
+        assert archive["rtl"].shape == archive["float"].shape == (2, 8, 8)
+        np.testing.assert_array_equal(archive["rtl"], archive["golden"])
+        assert archive["rtl"].std() > 1
 
-    report = json.loads((tmp_path / "layers.json").read_text())
+    report = json.loads((tmp_path / "demo.json").read_text())
     assert report["configuration"]["parameters"]["rows"] == 4
     assert report["verilog_sha256"] == json.loads((tmp_path / "sqdm.json").read_text())["sha256"]
-    (row,) = report["layers"]
-    assert (row["layer"], row["step"], row["exact"], row["wrong_nibbles"]) == ("e1.conv0", 9, True, 0)
-    assert row["dense_channels"] + row["sparse_channels"] + row["dead_channels"] == 16
-    assert min(row["dense_channels"], row["sparse_channels"]) > 0
-    assert (row["labels"], row["wrong_labels"]) == ("host", 0)
-    assert row["ideal_cycles"] < row["cycles"] == row["predicted_cycles"]
-    assert 1 < row["dense_cycles"] / (2 * 64 // 4 * 16 // 4 * 16 * 3 // 2) < 1.1
-    causes = ("busy", "fetch", "weights", "drain", "post", "write", "ends")
-    assert sum(row[cause] for cause in causes) == row["cycles"]
-    assert row["macs"] == 2 * 64 * 16 * 16 * 9
-    with open(tmp_path / "layers.csv") as file:
-        assert [line["cycles"] for line in csv.DictReader(file)] == [str(row["cycles"])]
+    assert [done["step"] for done in report["evaluations"]] == [0, 1, 1, 2, 2]
+    assert report["cycles"] == sum(done["counters"]["run"] for done in report["evaluations"])
+    assert report["dense_cycles"] % 5 == 0
+    assert report["speedup"] == round(report["dense_cycles"] / report["cycles"], 3)
+    assert (report["exact"], report["images_equal"], len(report["psnr_db"])) == (True, True, 2)
+    for done in report["evaluations"]:
+        assert done["counters"]["layers"] > 16
+        assert 0.3 < done["zeros"]["u1.conv0"] < 1
+        assert sum(done["labels"]["h0"].values()) == 16
+        assert min(done["labels"]["h0"]["dense"], done["labels"]["h0"]["sparse"]) > 0
 
 
-def test_demo_hands_the_detectors_labels_from_layer_to_layer(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "e1.conv1", "e1.conv0") == 0       # in the network's order all the same
-    assert "2 of 2 layers exact, memory and labels" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "layers.json").read_text())["layers"]
-    assert [(row["layer"], row["labels"]) for row in rows] == [("e1.conv0", "host"), ("e1.conv1", "detector")]
+def test_a_wrong_output_is_reported_and_so_are_the_images(tmp_path, capsys, monkeypatch):
+    reads = []
 
+    def corrupted(self, address, size, read=SimBackend.read_memory):
+        reads.append(address)
+        data = bytearray(read(self, address, size))
+        data[0] ^= 4 if len(reads) == 2 else 0
+        return bytes(data)
 
-def test_demo_reports_wrong_labels(tmp_path, capsys, monkeypatch):
-    def mislabelled(nonzeros, detection, golden=measure.classify):
-        labels = golden(nonzeros, detection)
-        labels.sparse[[0, 5]] ^= True
-        return labels
-
-    monkeypatch.setattr(measure, "classify", mislabelled)
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
-    assert "DIFFERENT: e1.conv0 at step 9: 0 of 8192 nibbles; 2 of 16 labels" in capsys.readouterr().out
-
-
-def test_demo_reports_a_difference_and_where_it_is(tmp_path, capsys, monkeypatch):
-    def corrupted(layer, config, placement, memory, golden=measure.run):
-        expected = golden(layer, config, placement, memory)
-        expected[-3] ^= 4          # far behind the output: the whole memory counts
-        expected[-1] ^= 1
-        return expected
-
-    monkeypatch.setattr(measure, "run", corrupted)
-    assert run_demo(tmp_path, "--layers", "e1.conv0") == 1
+    monkeypatch.setattr(SimBackend, "read_memory", corrupted)
+    assert demo(JOB, tmp_path, BUILD) == 1
     out = capsys.readouterr().out
-    assert "DIFFERENT: e1.conv0 at step 9: 2 of 8192 nibbles, the first at address 8189; 0 of 16 labels" in out
-    assert "0 of 1 layers exact" in out
-    (row,) = json.loads((tmp_path / "layers.json").read_text())["layers"]
-    assert (row["exact"], row["wrong_nibbles"], row["first_wrong"]) == (False, 2, 8189)
+    assert "DIFFERENT: step 1: 1 of the output's values, 0 labels\n" in out
+    assert "of the input's, from steps before" in out       # of the evaluation after it
+    assert "evaluations exact, outputs and labels; images of RTL and golden model DIFFER" in out
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert (report["exact"], report["images_equal"]) == (False, False)
+    assert [done["exact"] for done in report["evaluations"]][:3] == [True, False, False]
 
 
-def test_demo_names_the_layers_that_cannot_run_and_runs_the_others(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "u3.conv0", "u1.skip") == 0
-    assert "not run: u3.conv0: a k-tile has 192 kernel lines; weight_depth=128" in capsys.readouterr().out
-    assert "u3.conv0" in json.loads((tmp_path / "layers.json").read_text())["refused"]
+def test_wrong_labels_are_reported(tmp_path, capsys, monkeypatch):
+    read = []
 
+    def corrupted(self, offset, read32=SimBackend.read32):
+        if offset == Register.LABEL_DATA:
+            read.append(offset)
+            return read32(self, offset) ^ (len(read) == 40)
+        return read32(self, offset)
 
-def test_demo_fails_when_no_layer_can_run(tmp_path, capsys):
-    assert run_demo(tmp_path, "--layers", "u3.conv0") == 1
-    assert "no layer could run: try --preset default" in capsys.readouterr().out
-    assert not (tmp_path / "layers.json").exists()
-
-
-def test_demo_says_that_it_cannot_write(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert run_demo(tmp_path / "file", "--layers", "e1.conv0") == 1
-    assert "sim.demo: cannot write to " in capsys.readouterr().err
+    monkeypatch.setattr(SimBackend, "read32", corrupted)
+    assert demo(JOB, tmp_path, BUILD) == 1
+    out = capsys.readouterr().out
+    assert "DIFFERENT: step 0: 0 of the output's values, 1 labels\n" in out
+    assert "4 of 5 evaluations exact, outputs and labels; images of RTL and golden model equal" in out
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--preset", "huge"], "preset=huge is not legal: it must be one of default, tiny"),
-    (["--layers", "e2.conv0"], "no layer 'e2.conv0', only conv_in, e1.conv0"),
-    (["--steps", "18"], r"step must be in [0, 17], not 18"),
+    (["--classes", "3", "10"], "there are the classes 0 to 9, not 10"),
+    (["--steps", "1"], "steps must be at least 2, not 1"),
+    (["--steps", "65"], "steps must be at most 64, not 65"),
+    (["--sigma-max", "0.001"], "sigma_max must be above 0.002, not 0.001"),
     (["--channels", "8"], "models with (16, 32) channels, not 8"),
-    (["--samples", "0"], "samples must be at least 1, not 0"),
+    (["--seed", "-1"], "seed must not be negative, as -1 is"),
 ])
 def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message, tmp_path, capsys):
-    assert run_demo(tmp_path / "out", *arguments) == 2
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def layer_of(weights, values):
-    outputs, channels = weights.shape[:2]
-    post = PostParams(M=np.ones((1, outputs), int), R=np.zeros((1, outputs), int), B=np.zeros((1, outputs), int),
-                      shift=0, dead_zone=0, sample_block=np.zeros(values.shape[1], int))
-    codes = np.ones((outputs, channels), np.uint8)
-    return Layer("made", (Tensor(values, U4),), weights, S4, codes, 1, post, U4)
+def test_a_configuration_that_cannot_run_the_network_is_named_at_once(tmp_path, capsys):
+    assert main(["--preset", "tiny", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sim.demo: preset tiny cannot run the model with 32 channels for 10 digits: layer ")
+    assert not (tmp_path / "out").exists()
 
 
-def test_macs_count_the_taps_that_are_used_and_nonzero_macs_what_they_meet():
-    rng = np.random.default_rng(0)
-    weights = rng.integers(1, 8, (5, 3, 3, 3))
-    weights[:, 1, 0, :] = 0                                      # one kernel line of one channel is unused
-    values = rng.integers(0, 3, (3, 2, 4, 5))
-    padded = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    met = [padded[c, n, y + r, x + s] != 0 for c in range(3) for n in range(2) for y in range(4) for x in range(5)
-           for r in range(3) for s in range(3) if (c, r) != (1, 0)]
-    assert count_macs(layer_of(weights, values)) == (5 * len(met), 5 * sum(met))
-
-
-def work_of(layer, config, sparse=()):
-    """What arrays have to do when these channels are labelled sparse."""
-    channels = layer.in_shape[0]
-    labels = Labels(np.isin(np.arange(channels), sparse), np.zeros(channels, bool), np.zeros(channels, int))
-    placement = place(layer, config)
-    image = compile_layer(layer, config, placement)
-    memory = initial_memory(layer, placement, np.zeros(config.act_nibbles, np.uint8))
-    return deal(config, layer, image, memory, [Labelled(LabelPlace(0, 0), labels)])
-
-
-@pytest.mark.parametrize(("dense_taps", "arrays", "cycles"), [
-    (3, 1, [3 * 3 - 1]), (1, 1, [9 * 3 - 4]), (3, 2, [3 + 3, 2])])
-def test_ideal_cycles_of_dense_arrays_count_the_lines_or_taps_of_their_lists(dense_taps, arrays, cycles):
-    config = replace(PRESETS["tiny"], dense_taps=dense_taps, dense=arrays, sparse=0)
-    weights = np.ones((5, 3, 3, 3), np.int64)
-    weights[:, 1, 0, :] = 0
-    weights[:, 1, 1, 2] = 0
-    layer = layer_of(weights, np.zeros((3, 2, 4, 5), np.int64))
-    assert ideal_cycles(config, work_of(layer, config)) == [2 * 4 * 5 // 4 * 2 * lines for lines in cycles]
-
-
-def test_ideal_cycles_of_a_sparse_array_count_its_nonzeros_inside_the_image():
-    config = PRESETS["tiny"]
-    values = np.zeros((3, 1, 4, 5), np.int64)
-    values[1, 0, 0, 0] = 3      # a corner: four taps
-    values[1, 0, 1, 2] = 1      # nine
-    values[2] = 7               # on the dense array
-    layer = layer_of(np.ones((5, 3, 3, 3), np.int64), values)
-    assert ideal_cycles(config, work_of(layer, config, [0, 1])) == [4 * 5 // 4 * 2 * 3, 4 * 2]
-
-
-def test_ideal_cycles_of_a_1x1_layer_are_one_per_channel():
-    config = replace(PRESETS["tiny"], sparse=0)
-    layer = real_layer("u1.skip", 9, Workload(channels=16, samples=1)).layer
-    placement = place(layer, config)
-    inputs = [Labelled(LabelPlace(16 * number, 0), Labels.all_dense(16)) for number in range(2)]
-    image = compile_layer(layer, config, placement, in_labels=[item.place for item in inputs])
-    memory = initial_memory(layer, placement, np.zeros(config.act_nibbles, np.uint8))
-    assert ideal_cycles(config, deal(config, layer, image, memory, inputs)) == [64 // 4 * 16 // 4 * 32]
-
-
-def test_label_table_begins_anew_when_it_is_full():
-    table = LabelTable(replace(PRESETS["tiny"], label_depth=64, label_slots=4))
-    assert table.place({"a": 16, "b": 32}) == [LabelPlace(0, 0), LabelPlace(16, 1)]
-    assert table.place({"b": 32, "c": 16}) == [LabelPlace(16, 1), LabelPlace(48, 2)]
-    assert table.place({"c": 16, "d": 1}) == [LabelPlace(0, 0), LabelPlace(16, 1)]
-    assert sorted(table.places) == ["c", "d"]
-
-
-def test_a_file_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "table.csv"
-    write_whole(path, to_csv([{"a": 1, "b": "x,y"}]))
-    assert path.read_text() == 'a,b\n1,"x,y"\n'
-
-    def broken(source, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("sim.report.os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "other")
-    assert path.read_text() == 'a,b\n1,"x,y"\n'
-    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
+def test_demo_says_that_it_cannot_write(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert demo(JOB, tmp_path / "file", BUILD) == 1
+    assert "sim.demo: cannot write to " in capsys.readouterr().err

@@ -16,11 +16,17 @@ class LabelTable:
     ----------
     depth, slots : int
         Labels of a copy; tensors with labels of their own.
+
+    Attributes
+    ----------
+    nonzeros : dict of int to integers [channels]
+        By slot, what was counted when its tensor was labelled last; hardware keeps only the bin.
     """
 
     def __init__(self, depth: int, slots: int) -> None:
         self._copies: list[list[Label]] = [[(False, False, 0)] * depth for _ in range(2)]
         self._valid = [0] * slots
+        self.nonzeros: dict[int, Int64Array] = {}
 
     def read(self, index: int, slot: int) -> Label:
         """(sparse, dead, bin) of a channel."""
@@ -39,6 +45,7 @@ class LabelTable:
                                              np.array([label[2] for label in old]))
         new = classify(nonzeros, detection, before)
         self._valid[slot] ^= 1
+        self.nonzeros[slot] = nonzeros
         for place, sparse, dead, count_bin in zip(places, new.sparse, new.dead, new.bin, strict=True):
             self._copies[self._valid[slot]][place] = bool(sparse), bool(dead), int(count_bin)
 

@@ -23,7 +23,7 @@ from golden.layer import Layer, Transform
 from golden.layout import space_to_depth, space_to_depth_weights
 from golden.ppu import FACTOR_BITS, PostParams
 from golden.quantise import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
-from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample
+from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
 from golden.workload.unet import CLASSES, NETWORK, Activations, Float32Array, Node, Weights, embedding, load, modulation
 
 LAYERS = tuple(node.name for node in NETWORK)
@@ -46,7 +46,9 @@ class Workload:
     seed : int
         Of the initial noise.
     sigma_max : float
-        Noise level of step 0 of 18.
+        Noise level of step 0.
+    steps : int
+        Noise levels.
     group : int
         Input channels per scale code.
     scale_format : ScaleFormat
@@ -60,19 +62,21 @@ class Workload:
     Raises
     ------
     ValueError
-        If `channels` or `samples` is illegal.
+        If `channels`, `samples`, `sigma_max` or `steps` is illegal.
     """
 
     channels: int = 32
     samples: int = CLASSES
     seed: int = 0
     sigma_max: float = SIGMA_MAX
+    steps: int = STEPS
     group: int = 8
     scale_format: ScaleFormat = NARROW_SCALES
     method: Method = "mse"
 
     def __post_init__(self) -> None:
         load(self.channels)
+        sigma_schedule(self.steps, self.sigma_max)
         if operator.index(self.samples) < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
 
@@ -80,7 +84,7 @@ class Workload:
     def trajectory(self) -> Trajectory:
         """The float sampling run whose activations the layers see and are calibrated on."""
         labels = np.arange(self.samples) % CLASSES
-        return sample(load(self.channels), labels, steps=STEPS, sigma_max=self.sigma_max, seed=self.seed)
+        return sample(load(self.channels), labels, steps=self.steps, sigma_max=self.sigma_max, seed=self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     name : str
         One of `LAYERS`.
     step : int
-        0 (noise) to 17 (image).
+        0 (noise) to the workload's last (image).
     workload : Workload
         Sampled when first used, in a fraction of a second, and kept with its activations as long as the object.
 
@@ -144,8 +148,8 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     """
     if name not in LAYERS:
         raise ValueError(f"there is no layer {name!r}, only {', '.join(LAYERS)}")
-    if not 0 <= operator.index(step) < STEPS:
-        raise ValueError(f"step must be in [0, {STEPS - 1}], not {step}")
+    if not 0 <= operator.index(step) < workload.steps:
+        raise ValueError(f"step must be in [0, {workload.steps - 1}], not {step}")
     node = NETWORK[LAYERS.index(name)]
     model = load(workload.channels)
     run = workload.trajectory

@@ -21,17 +21,23 @@ Detect = Callable[[int], Detection]
 class NetworkStep:
     """A network for one time step, its input, and the parameter block of each sample: its class.
 
+    The parameter block of a class is the class's number, whatever the samples are.
+
     Parameters
     ----------
     network : Network
     inputs : dict
         Real activations by name.
     sample_block : tuple of int
+    in_scale, out_scale : float
+        The activation that 1 stands for in the input and in the output.
     """
 
     network: Network
     inputs: dict[str, Tensor]
     sample_block: tuple[int, ...]
+    in_scale: float
+    out_scale: float
 
 
 def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None = None,
@@ -46,7 +52,7 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     Parameters
     ----------
     step : int
-        0 to 17.
+        0 (noise) to the workload's last.
     workload : Workload
         Has a sample of every class, or there would be no parameters for it.
     detect : callable, optional
@@ -67,11 +73,14 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     nodes: list[Node] = []
     strided = {name for node in NETWORK if node.stride == 2 for name in node.inputs}
     source: Tensor | None = None
+    in_scale = out_scale = 1.0
     for node in _late_skips():
         real = real_layer(node.name, step, workload)
         layer, post = real.layer, real.layer.post
         if source is None:
             source = Tensor(layer.inputs[0].values[:, :samples], layer.inputs[0].fmt)
+            in_scale = real.in_scale
+        out_scale = real.out_scale
         inputs = tuple(_strided(name) if node.stride == 2 else name for name in node.inputs)
         apart = node.upsample and layer.residual is not None and layer.residual.fmt.planes > 1
         detection = _detection(detect, real, samples)
@@ -95,7 +104,7 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     first, last = NETWORK[0].inputs[0], NETWORK[-1].output
     sample_block = tuple(int(label) for label in np.arange(samples) % CLASSES)
     return NetworkStep(Network((Input(first, source.shape, source.fmt),), tuple(nodes), (last,)), {first: source},
-                       sample_block)
+                       sample_block, in_scale, out_scale)
 
 
 def _late_skips() -> list[Layer]:

@@ -1,7 +1,9 @@
-"""EDM preconditioning and its Euler sampler (Karras et al. 2022, arXiv 2206.00364) on the float U-Net."""
+"""EDM preconditioning and its samplers (Karras et al. 2022, arXiv 2206.00364), on any network F."""
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +16,10 @@ SIGMA_MIN = 0.002
 RHO = 7.0
 SIGMA_DATA = 0.5
 PIXEL_MEAN, PIXEL_DEVIATION = 4.884, 6.017
+
+Solver = Literal["euler", "heun"]
+Images = NDArray[np.float64]
+RawNetwork = Callable[[Images, int], Images]    # F of a preconditioned image [1, N, 8, 8] at a noise level's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +59,78 @@ def sigma_schedule(steps: int = STEPS, sigma_max: float = SIGMA_MAX) -> NDArray[
     return np.linspace(sigma_max ** (1 / RHO), SIGMA_MIN ** (1 / RHO), steps) ** RHO
 
 
-def denoise(weights: Weights, x: NDArray[np.float64], sigma: float,
-            labels: ArrayLike) -> tuple[NDArray[np.float64], Activations]:
+def denoise(weights: Weights, x: Images, sigma: float, labels: ArrayLike) -> tuple[Images, Activations]:
     """The denoiser D(x; sigma) = c_skip x + c_out F(c_in x) (table 1), and the tensors of the network F.
 
     `x` and D are [1, N, 8, 8] in units where the data has the deviation 0.5. Raises as `forward`.
     """
+    activations = forward(weights, _scaled(x, sigma).astype(np.float32), sigma, labels)
+    return _denoised(x, activations["F"], sigma), activations
+
+
+def _scaled(x: Images, sigma: float) -> Images:
+    """c_in x."""
+    scaled: Images = x / np.hypot(sigma, SIGMA_DATA)
+    return scaled
+
+
+def _denoised(x: Images, raw: NDArray[np.floating], sigma: float) -> Images:
+    """c_skip x + c_out F."""
     norm = np.hypot(sigma, SIGMA_DATA)
-    activations = forward(weights, (x / norm).astype(np.float32), sigma, labels)
-    return (SIGMA_DATA / norm) ** 2 * x + sigma * SIGMA_DATA / norm * activations["F"], activations
+    denoised: Images = (SIGMA_DATA / norm) ** 2 * x + sigma * SIGMA_DATA / norm * raw
+    return denoised
+
+
+def initial_noise(samples: int, sigma_max: float = SIGMA_MAX, seed: int = 0) -> Images:
+    """What sampling begins with, [1, samples, 8, 8]."""
+    return sigma_max * np.random.default_rng(seed).standard_normal((1, samples, IMAGE_SIZE, IMAGE_SIZE))
+
+
+def integrate(network: RawNetwork, x: Images, sigmas: NDArray[np.float64], solver: Solver = "euler") -> Float32Array:
+    """Solve the probability flow ODE (algorithm 1, deterministic) with any network.
+
+    Parameters
+    ----------
+    network : callable
+        From c_in * image, float64 [1, N, 8, 8], and the number of the noise level in `sigmas`: F, of the same shape.
+        With Heun's correction it is called twice for all noise levels but the first, else once for each.
+    x : float64 [1, N, 8, 8]
+        From `initial_noise`.
+    sigmas : float64 [steps]
+        From `sigma_schedule`.
+    solver : str
+        "euler", or "heun" with the correction of second order.
+
+    Returns
+    -------
+    float32 [N, 8, 8]
+        Images in pixel units.
+
+    Raises
+    ------
+    ValueError
+        If there is no such solver.
+    """
+    if solver not in ("euler", "heun"):
+        raise ValueError(f"solver={solver!r} is not legal: it must be 'euler' or 'heun'")
+
+    def slope(x: Images, number: int) -> Images:
+        sigma = float(sigmas[number])
+        found: Images = (x - _denoised(x, network(_scaled(x, sigma), number), sigma)) / sigma
+        return found
+
+    for number, (sigma, following) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
+        before = slope(x, number)
+        moved = x + (following - sigma) * before
+        if solver == "heun" and following > 0:
+            moved = x + (following - sigma) * (before + slope(moved, number + 1)) / 2
+        x = moved
+    return (x[0] / SIGMA_DATA * PIXEL_DEVIATION + PIXEL_MEAN).astype(np.float32)
 
 
 def sample(weights: Weights, labels: ArrayLike = tuple(range(CLASSES)), *, steps: int = STEPS,
-           sigma_max: float = SIGMA_MAX, seed: int = 0) -> Trajectory:
-    """Draw one digit per label with Euler steps of the probability flow ODE (algorithm 1 without the correction).
+           sigma_max: float = SIGMA_MAX, seed: int = 0, solver: Solver = "euler") -> Trajectory:
+    """Draw one digit per label with the float network.
 
     Parameters
     ----------
@@ -75,24 +139,27 @@ def sample(weights: Weights, labels: ArrayLike = tuple(range(CLASSES)), *, steps
     labels : integers [N]
         Class per sample.
     steps : int
-        Network evaluations, at least 2.
+        Noise levels, at least 2.
     sigma_max : float
         Noise level to start at; 10 suits digits better than EDM's 80 (half the steps from 80 see noise only).
     seed : int
         Of the initial noise.
+    solver : str
+        See `integrate`. The activations of a noise level are those of the first call with it.
 
     Raises
     ------
     ValueError
-        As `sigma_schedule` and `unet.embedding`.
+        As `sigma_schedule`, `integrate` and `unet.embedding`.
     """
     sigmas = sigma_schedule(steps, sigma_max)
     classes = np.asarray(labels)
-    x = sigmas[0] * np.random.default_rng(seed).standard_normal((1, classes.size, IMAGE_SIZE, IMAGE_SIZE))
-    activations = []
-    for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        denoised, tensors = denoise(weights, x, sigma, classes)
-        activations.append(tensors)
-        x = x + (following - sigma) * (x - denoised) / sigma
-    images = (x[0] / SIGMA_DATA * PIXEL_DEVIATION + PIXEL_MEAN).astype(np.float32)
-    return Trajectory(images, classes.astype(np.int64), sigmas, activations)
+    activations: dict[int, Activations] = {}
+
+    def network(x: Images, number: int) -> Images:
+        tensors = forward(weights, x.astype(np.float32), float(sigmas[number]), classes)
+        activations.setdefault(number, tensors)
+        return tensors["F"].astype(np.float64)
+
+    images = integrate(network, initial_noise(classes.size, sigma_max, seed), sigmas, solver)
+    return Trajectory(images, classes.astype(np.int64), sigmas, list(activations.values()))

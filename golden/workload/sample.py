@@ -1,0 +1,111 @@
+"""The network's time steps as programs, and what lies between them and the sampler on the host: scales."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden.detector import Detection, balance_detection
+from golden.formats import Int64Array, Tensor
+from golden.program.bundle import Program
+from golden.program.network import Conv, Network
+from golden.program.pack import ProgramMachine
+from golden.program.tiler import tile
+from golden.workload.layers import Workload
+from golden.workload.network import step_network
+from golden.workload.sampler import Images
+
+__all__ = ["INPUT", "OUTPUT", "StepProgram", "input_zeros", "step_program"]
+
+INPUT, OUTPUT = "x", "F"
+
+
+@dataclass(frozen=True, eq=False)
+class StepProgram:
+    """The network F of one noise level for one batch.
+
+    Parameters
+    ----------
+    network : Network
+    program : Program
+    sample_block : tuple of int
+        Parameter block of each sample.
+    in_scale, out_scale : float
+        What 1 stands for in the tensors `INPUT` and `OUTPUT`.
+    """
+
+    network: Network
+    program: Program
+    sample_block: tuple[int, ...]
+    in_scale: float
+    out_scale: float
+
+    def quantise(self, x: Images) -> Tensor:
+        """The program's input, s8, of a preconditioned image [1, N, 8, 8]; what is beyond the scale is clamped."""
+        fmt = self.network.inputs[0].fmt
+        return Tensor(np.clip(np.rint(x / self.in_scale), fmt.min, fmt.max).astype(np.int64), fmt)
+
+    def real(self, output: Tensor) -> Images:
+        """What the program's output stands for."""
+        values: Images = np.float64(self.out_scale) * output.values.astype(np.float64)
+        return values
+
+
+def step_program(step: int, labels: Sequence[int], machine: ProgramMachine, workload: Workload) -> StepProgram:
+    """Write the program of a noise level.
+
+    Parameters
+    ----------
+    step : int
+        0 (noise) to the workload's last (image).
+    labels : sequence of int
+        Class of each sample, 0 to 9.
+    machine : ProgramMachine
+        The configuration. Channels are labelled so that its arrays have equal work.
+    workload : Workload
+        The model, its calibration and its quantisation; has at least as many samples.
+
+    Raises
+    ------
+    ValueError
+        If the workload has too few samples.
+    golden.layer.LayerError, golden.conv.AccumulatorOverflow
+        If the configuration cannot run the network.
+    """
+    def detect(pixels: int) -> Detection:
+        return balance_detection(pixels, machine.dense, machine.sparse, machine.dense_taps)
+
+    made = step_network(step, workload, detect, len(labels))
+    return StepProgram(made.network, tile(made.network, machine), tuple(labels), made.in_scale, made.out_scale)
+
+
+def input_zeros(step: StepProgram, x: Tensor, nonzeros: Mapping[int, Int64Array]) -> dict[str, float | None]:
+    """Share of zeros in each convolution's inputs.
+
+    Parameters
+    ----------
+    step : StepProgram
+    x : Tensor
+        The program's input.
+    nonzeros : mapping
+        `golden.program.labels.LabelTable.nonzeros` after its run.
+
+    Returns
+    -------
+    dict
+        By layer; None where an input had no labels, so that nothing was counted.
+    """
+    made = {node.output: node for node in step.network.nodes}
+    tensors = step.network.tensors
+    counts = {INPUT: (int(np.count_nonzero(x.values)), x.values.size)}
+    for name, places in step.program.labels.items():
+        # The detector counts before upsampling.
+        size = int(np.prod(tensors[name].shape)) // (4 if made[name].transform == "upsample" else 1)
+        counts[name] = sum(int(nonzeros[slot].sum()) for slot in {slot for _, slot in places}), size
+    shares: dict[str, float | None] = {}
+    for node in step.network.nodes:
+        if isinstance(node, Conv):
+            known = [counts[name] for name in node.inputs if name in counts]
+            whole = len(known) == len(node.inputs)
+            shares[node.name] = 1 - sum(n for n, _ in known) / sum(size for _, size in known) if whole else None
+    return shares
