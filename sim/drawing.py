@@ -12,7 +12,6 @@ from golden.workload.layers import Workload
 from golden.workload.sample import StepProgram, input_zeros, step_program
 from golden.workload.sampler import Solver, initial_noise, integrate, sigma_schedule
 from golden.workload.unet import Float32Array
-from hw.accelerator import counter_events
 from hw.config import Config
 from sqdm.device import Backend, Device
 from sqdm.golden_backend import GoldenBackend
@@ -132,7 +131,7 @@ def draw_rtl(job: Job, golden: GoldenRun, backend: Backend,
 
     def observe(step: int, source: Tensor, result: Tensor) -> None:
         nonlocal started
-        counters = dict(zip(counter_events(job.config), device.counters(), strict=False))
+        counters = device.counters()
         expected, labels = golden.evaluations[len(found)], _labels(device, golden.programs[step])
         found.append(RtlEvaluation(
             step, counters, time.perf_counter() - started,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.networks import Case, reference
 
 from golden.program.network import Conv
 from golden.workload.layers import Workload
@@ -16,7 +17,6 @@ from sim.drawing import psnr
 from sqdm.device import Device, DeviceError
 from sqdm.golden_backend import GoldenBackend
 from sqdm.sampling import DeviceNetwork
-from tests.networks import Case, reference
 
 CONFIG = preset("default")
 WORKLOAD = Workload(channels=16, steps=6, sigma_max=10.0)
