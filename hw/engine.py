@@ -217,7 +217,7 @@ class LayerEngine(wiring.Component):
             }
             for cause in CAUSES:
                 counter, event = self.counters.array[array][cause], self.events.array[array][cause]
-                m.d.comb += event.eq(running & happened[cause])
+                m.d.comb += event.eq(Mux(running, happened[cause], 0))
                 m.d.sync += counter.eq(Mux(start, 0, counter + event))
             working.append(unit.busy)
 
