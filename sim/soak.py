@@ -26,7 +26,6 @@ from golden.program.bundle import Program
 from golden.program.tiler import tile
 from hw.config import Config, ConfigError, preset
 from hw.gen import convert
-from sqdm.registers import Register
 
 from .fast import FastSim
 from .stimulus_network import STEPS, Case, random_case
@@ -82,12 +81,7 @@ def run_network(config: Config, sim: FastSim, rng: np.random.Generator) -> int:
         outcome = twins.run(program.code, program.count, bytes(program.data(case.inputs, blocks.tolist())), step)
         assert outcome is not None, "the functional simulator finds the result undefined"
         assert outcome.error is None, outcome.problem
-        for name, places in program.labels.items():
-            for index, slot in places:
-                twins.write(Register.LABEL_ADDRESS, index | slot << 16)
-                value = twins.read(Register.LABEL_DATA)
-                expected = twins.golden.labels.read(index, slot)
-                assert (bool(value & 1), bool(value & 2), value >> 2) == expected, f"label {index} of {name}, slot {slot}"
+        twins.check_labels(program.labels)
     return twins.rtl.sim.cycle
 
 

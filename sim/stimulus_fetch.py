@@ -98,7 +98,7 @@ def _requests(config: Config, shape: tuple[int, int, int], k_tiles: int, entries
                 neighbour = entry["base"] + tile * rows - 1 + shape[-1] * (line - 1)
                 tile_last = place == len(reads) - 1
                 yield {
-                    "mask": mask, "taps": taps, "last": entry["last"] and last_of[number] == place,
+                    "mask": mask, "taps": taps, "last": (entry["last"] or tile_last) and last_of[number] == place,
                     "tile_last": tile_last, "ktile_last": tile_last and tile == tiles - 1,
                     "half": half + k_tile & 1, "addr": neighbour % config.act_nibbles,
                 } | {name: entry[name] for name in ("a_signed", "w_signed", "exponent", "group", "weight")}

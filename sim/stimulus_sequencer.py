@@ -34,11 +34,11 @@ def guard(config: Config, rng: np.random.Generator, cycles: int = 3000) -> dict[
     begin = end = 0
     for cycle in range(cycles):
         if cycle % REGION_CYCLES == 0:
-            begin = int(rng.choice([0, 1, size - 1, rng.integers(size)]))
-            end = int(rng.choice([begin, begin + 1, begin + places - 1, size, rng.integers(begin, size + 1)]))
+            begin = int(rng.choice([0, 1, size - 1, int(rng.integers(size))]))
+            end = int(rng.choice([begin, begin + 1, begin + places - 1, size, int(rng.integers(begin, size + 1))]))
             end = min(end, size, begin + size - places)     # a write cannot go around and be inside again
         trace.drive(cycle, begin=begin, end=end)
-        base = int(rng.choice([begin, end, 0, rng.integers(size)]) + rng.integers(-places - 1, 3)) % size
+        base = int(rng.choice([begin, end, 0, int(rng.integers(size))]) + rng.integers(-places - 1, 3)) % size
         trace.drive(cycle, base=base)
         if cycle % REGION_CYCLES < REGION_CYCLES - GUARD_CYCLES:    # the region stays until its answer
             inside = [begin <= (base + place) % size < end for place in range(places)]
@@ -66,7 +66,8 @@ def checker(config: Config, rng: np.random.Generator, count: int = 250) -> Vecto
     for _ in range(count):
         raw = bytearray(legal[rng.integers(len(legal))])
         blocks = rng.integers(0, rng.choice([4, 1 << 16]), rng.choice([0, 1, 1, 2, 4])).tolist()
-        sizes = [int(rng.choice([0xFFFF_FFFF, rng.integers(1 << 32), rng.integers(1 << 14)])) for _ in range(2)]
+        sizes = [int(rng.choice([0xFFFF_FFFF, int(rng.integers(1 << 32)), int(rng.integers(1 << 14))]))
+                 for _ in range(2)]
         kind = rng.choice(["same", "bit", "field", "limit", "end", "wrap"], p=[0.1, 0.2, 0.2, 0.2, 0.2, 0.1])
         fields = FIELDS[Opcode(raw[0])]
         chosen = fields[rng.integers(len(fields))]
@@ -160,7 +161,8 @@ def loader(config: Config, rng: np.random.Generator, rounds: int = 12) -> Vector
         bad.append(sum(index >= blocks for index in indices))
         outputs = int(rng.integers(1, config.param_depth // 2 // blocks + 1))
         first_param = int(rng.integers(2)) * (config.param_depth // 2)
-        for kind in rng.permutation([Job.ACTIVATION, Job.TABLE, Job.WEIGHT, Job.PARAM, Job.ACTIVATION]).tolist():
+        kinds = [Job.ACTIVATION, Job.TABLE, Job.WEIGHT, Job.PARAM, Job.ACTIVATION]
+        for kind in (kinds[place] for place in rng.permutation(len(kinds))):
             if kind in (Job.ACTIVATION, Job.TABLE):
                 limit = config.act_nibbles // config.bus_nibbles if kind == Job.ACTIVATION else config.table_depth
                 count = int(rng.integers(1, min(20, limit)))
@@ -199,7 +201,7 @@ def loader(config: Config, rng: np.random.Generator, rounds: int = 12) -> Vector
 
 
 def _weights(config: Config, rng: np.random.Generator, job: Any, data: Any, load: Any) -> None:
-    """Some k-tiles: taps of the words, or only centre taps, then codes, all from beats on; see `hw.interfaces.Space`."""
+    """Some k-tiles: taps of the words, or only centre taps, then codes; each begins with a beat."""
     words, groups = int(rng.integers(1, 6)), int(rng.integers(1, min(4, config.scale_depth) + 1))
     one_tap, k_tiles = int(rng.integers(2)), int(rng.integers(1, 4))
     job(Job.WEIGHT, count=words, groups=groups, one_tap=one_tap)

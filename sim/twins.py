@@ -3,12 +3,14 @@
 Compared are the error with its index, all of host memory, and all of the activation memory.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from golden.formats import Uint8Array, pack_nibbles, unpack_nibbles
 from golden.program.descriptor import BYTES, ErrorCode, Opcode, OpcodeError, decode, encode
+from golden.program.emit import Channel
 from golden.program.execute import UndefinedResult
 from golden.program.simulator import Outcome, Simulator
 from hw.config import Config
@@ -202,6 +204,21 @@ class Twins:
         end = self.finish()
         assert end.error is None, f"{opcode.name} of the whole memory: {end}"
         return place
+
+    def check_labels(self, labels: Mapping[str, Sequence[Channel]]) -> None:
+        """Compare labels of tensors, by name, given the index and the slot of each channel's.
+
+        Raises
+        ------
+        AssertionError
+            On a difference.
+        """
+        for name, places in labels.items():
+            for index, slot in places:
+                self.write(Register.LABEL_ADDRESS, index | slot << 16)
+                value = self.read(Register.LABEL_DATA)
+                found, expected = (bool(value & 1), bool(value & 2), value >> 2), self.golden.labels.read(index, slot)
+                assert found == expected, f"label {index} of {name} in slot {slot} is {found}, expected {expected}"
 
     def _named(self, code: bytes, count: int, data_size: int, step: int) -> tuple[Mask, Mask]:
         """Bytes of the data region and nibbles of activation memory that a program may write."""

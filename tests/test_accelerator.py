@@ -47,22 +47,13 @@ def network(rng: np.random.Generator, nodes: int = 3, masks: bool = False) -> tu
     return program, bytes(program.data(case.inputs, block))
 
 
-def check_labels(twins: Twins, program: Program) -> None:
-    for name, places in program.labels.items():
-        for index, slot in places:
-            twins.write(Register.LABEL_ADDRESS, index | slot << 16)
-            value = twins.read(Register.LABEL_DATA)
-            found = bool(value & 1), bool(value & 2), value >> 2
-            assert found == twins.golden.labels.read(index, slot), f"label of {name}, index {index}, slot {slot}"
-
-
 def check_network(twins: Twins, rng: np.random.Generator) -> None:
     """A program that needs nothing of what was before is exact."""
     twins.fill(rng.integers(0, 16, ACCELERATOR.act_nibbles).astype(np.uint8))
     program, data = network(rng)
     outcome = twins.run(program.code, program.count, data)
     assert outcome is not None and outcome.error is None
-    check_labels(twins, program)
+    twins.check_labels(program.labels)
 
 
 def begin(twins: Twins, rng: np.random.Generator, least: int = 1) -> None:
@@ -88,7 +79,7 @@ def test_networks_leave_the_same_memories(accelerator: Build, seed: int) -> None
     for step in range(STEPS):
         outcome = twins.run(program.code, program.count, data, step)
         assert outcome is not None and outcome.error is None
-        check_labels(twins, program)
+        twins.check_labels(program.labels)
         data = bytes(twins.golden.data)
 
 
@@ -299,7 +290,7 @@ def test_soft_reset_keeps_memories(accelerator: Build) -> None:
         assert outcome is not None and outcome.error is None
         data = bytes(twins.golden.data)
         twins.soft_reset()
-        check_labels(twins, program)
+        twins.check_labels(program.labels)
 
 
 @pytest.mark.parametrize("seed", range(3))
