@@ -223,7 +223,8 @@ def _summary(job: Job, report: dict[str, Any]) -> str:
         two = replace(config, dense=2, sparse=0).peak_macs
         lines.append(f"two dense arrays ({two} multipliers) would take {report['dense_cycles']:,} cycles (cycle "
                      f"model): this one\n({config.peak_macs} multipliers, counters of the RTL) is "
-                     f"{report['speedup']:.2f} times as fast")
+                     f"{report['speedup']:.2f} times as fast, per multiplier "
+                     f"{report['speedup'] * two / config.peak_macs:.2f} times")
     values = report["psnr_db"]
     lines.append("quantised against float network, same noise, PSNR in dB by digit: "
                  + ", ".join(f"{label}: {value:.1f}" for label, value in zip(job.labels, values, strict=True))

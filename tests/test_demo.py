@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from golden.workload.layers import Workload
 from hw.config import preset
+from hw.gen import convert
 from sim.accelerator import SimBackend
 from sim.demo import demo, main
 from sim.drawing import Job
@@ -19,6 +21,13 @@ BUILD = Path(__file__).parent.parent / "build"
 CONFIG = replace(preset("tiny"), name="small", act_nibbles=1 << 14, weight_depth=512, scale_depth=128, param_depth=1024,
                  table_depth=256, list_depth=256, label_depth=512, label_slots=32, samples=32)
 JOB = Job(CONFIG, Workload(channels=16, steps=3, sigma_max=10.0), (4, 7), 5, "heun")
+
+converted = cache(convert)      # seconds each
+
+
+@pytest.fixture(autouse=True)
+def verilog_once(monkeypatch):
+    monkeypatch.setattr("sim.demo.convert", converted)
 
 
 def test_images_of_rtl_and_golden_model_are_equal(tmp_path, capsys):
