@@ -33,7 +33,7 @@ def test_run_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
     assert "1 of 1 layers exact" in out
     assert "DIFFERENT" not in out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "layers.png", "layers.csv", "layers.json", "sqdm.json", "sqdm.v"]
+        "layers.csv", "layers.json", "layers.png", "sqdm.json", "sqdm.v"]
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
 
     report = json.loads((tmp_path / "layers.json").read_text())
