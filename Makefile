@@ -57,8 +57,9 @@ test: $(STAMP)  ## style, types and all tests; results in build/pytest.xml
 sim: $(STAMP)  ## the RTL regression, e.g. make sim BLOCK=dense SEED=7 WAVES=1 SIM=icarus; results in build/sim/
 	$(PYTHON) -m sim $(SIM_FLAGS)
 
-soak: $(STAMP)  ## random networks on random configurations, RTL against golden, e.g. make soak COUNT=200 SEED=1
+soak: $(STAMP)  ## random networks on random configurations, RTL against golden, and slow tests, e.g. make soak COUNT=200 SEED=1
 	$(PYTHON) -m sim.soak --count $(or $(COUNT),200) --seed $(or $(SEED),1) $(FLAGS)
+	$(PYTHON) -m pytest -m soak -n 2
 
 gen: $(STAMP)  ## write Verilog and its manifest to build/, e.g. make gen ROWS=16 COLS=16 PRESET=tiny BLOCK=dense OUT=...
 	$(PYTHON) -m hw.gen $(GEN_FLAGS)
