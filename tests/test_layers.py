@@ -33,12 +33,12 @@ def test_run_runs_a_layer_exactly_and_writes_its_files(tmp_path, capsys):
     assert "1 of 1 layers exact" in out
     assert "DIFFERENT" not in out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "layers.csv", "layers.json", "layers.png", "sqdm.json", "sqdm.v"]
+        "layers.csv", "layers.json", "layers.png", "sqdm_engine.json", "sqdm_engine.v"]
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
 
     report = json.loads((tmp_path / "layers.json").read_text())
     assert report["configuration"]["parameters"]["rows"] == 4
-    assert report["verilog_sha256"] == json.loads((tmp_path / "sqdm.json").read_text())["sha256"]
+    assert report["verilog_sha256"] == json.loads((tmp_path / "sqdm_engine.json").read_text())["sha256"]
     (row,) = report["layers"]
     assert (row["layer"], row["step"], row["exact"], row["wrong_nibbles"]) == ("e1.conv0", 9, True, 0)
     assert row["dense_channels"] + row["sparse_channels"] + row["dead_channels"] == 16
@@ -150,7 +150,7 @@ def work_of(layer, config, sparse=()):
 
 
 @pytest.mark.parametrize(("dense_taps", "arrays", "cycles"), [
-    (3, 1, [3 * 3 - 1]), (1, 1, [9 * 3 - 4]), (3, 2, [3 + 3, 2])])
+    (3, 1, [3 * 3 - 1]), (1, 1, [9 * 3 - 4]), (3, 2, [3, 2 + 3])])
 def test_ideal_cycles_of_dense_arrays_count_the_lines_or_taps_of_their_lists(dense_taps, arrays, cycles):
     config = replace(PRESETS["tiny"], dense_taps=dense_taps, dense=arrays, sparse=0)
     weights = np.ones((5, 3, 3, 3), np.int64)
