@@ -1,7 +1,7 @@
 """Host driver of the accelerator: one interface for the functional simulator, RTL simulation and hardware.
 
     from sqdm import Device
-    from sqdm.golden_backend import GoldenBackend
+    from sqdm.golden_backend import GoldenBackend      # or sqdm.hardware_backend, or sim.accelerator
 
     device = Device.open(GoldenBackend(config))
     device.load_program(tile(network, config))
