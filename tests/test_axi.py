@@ -167,7 +167,7 @@ def test_the_header_compiles_and_has_the_addresses(tmp_path: Path) -> None:
         }""")
     subprocess.run([*fast_compiler().command, "-Wall", "-Werror", source, "-o", tmp_path / "main"], check=True)
     printed = subprocess.run([tmp_path / "main"], check=True, capture_output=True, text=True).stdout
-    assert printed == "5351444d 40 60 100 11"
+    assert printed == "5351444d 40 60 400 11"
 
 
 def test_the_web_page_is_the_same_every_time(tmp_path: Path) -> None:

@@ -65,11 +65,9 @@ MUTANTS = [
     ("scheduler", "~taken & chosen & item.entry.last", "taken & chosen & item.entry.last", "of array"),
     ("scheduler", "walking & self.go & (index != layer", "walking & (index != layer", "of array"),
     ("scheduler", "& ~read & ~chosen", "& ~read", "complete after run"),
-    ("detector", "sweep_bank ^ sweep_end", "sweep_bank", "label of channel"),
     ("detector", "sparse_sum + count < dense_sum", "sparse_sum + count <= dense_sum", "label of channel"),
     ("detector", "since + 1 == self.policy.n", "since == self.policy.n", "label of channel"),
     ("detector", "table ^ (1 << layer.label_slot)", "table ^ 1", "label of channel"),
-    ("detector", "m.State(\"SWEEP\"), m.If(~sweeping)", "m.State(\"SWEEP\"), m.If(1)", "label of channel"),
 ]
 
 

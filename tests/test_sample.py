@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.networks import Case, reference
 
 from golden.program.network import Conv
 from golden.workload.layers import Workload
@@ -14,6 +13,7 @@ from golden.workload.unet import NETWORK, forward, load
 from hw.config import preset
 from sim.baseline import dense_cycles
 from sim.drawing import psnr
+from sim.stimulus_network import Case, reference
 from sqdm.device import Device, DeviceError
 from sqdm.golden_backend import GoldenBackend
 from sqdm.sampling import DeviceNetwork
