@@ -7,6 +7,7 @@ places, beats that do not exist are never sent.
 import operator
 from collections.abc import Callable, Mapping
 from enum import EnumType
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +73,11 @@ def packer(layout: data.StructLayout) -> Callable[[Mapping[str, Any]], int]:
         return word
 
     return pack_all
+
+
+@cache
+def _packer(layout: Callable[[Config], data.StructLayout], config: Config) -> Callable[[Mapping[str, Any]], int]:
+    return packer(layout(config))
 
 
 def load_beats(config: Config, space: Space, addresses: NDArray[np.int64], values: Words,
@@ -152,12 +158,12 @@ def ktile_beats(config: Config, image: KTiles) -> list[Words]:
 def image_beats(config: Config, image: LayerImage) -> Words:
     """Channel table, parameters and sample table of a layer."""
     bus_words = config.bus_bits // 64
-    pack = packer(table_layout(config))
+    pack = _packer(table_layout, config)
     entries = [pack({**vars(item), "entry": vars(item.entry)}) for item in image.table]
     places = image.table_first + np.arange(len(entries))
     beats = [load_beats(config, Space.TABLE, places, to_words(entries, 64 * bus_words))]
 
-    pack, per_word = packer(param_layout(config)), config.param_beats
+    pack, per_word = _packer(param_layout, config), config.param_beats
     params = [pack(dict(zip("mrb", row, strict=True))) for row in image.params.tolist()]
     mask = (1 << config.bus_bits) - 1
     pieces = [value >> config.bus_bits * beat & mask for value in params for beat in range(per_word)]
@@ -193,4 +199,4 @@ def policy_word(policy: RefreshPolicy) -> int:
 def layer_word(config: Config, image: LayerImage) -> int:
     """Payload of the engine's configuration port."""
     fields = image.fields | {"transform": Transform[image.fields["transform"].upper()]}
-    return packer(layer_layout(config))(fields)
+    return _packer(layer_layout, config)(fields)

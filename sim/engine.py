@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from golden.detector import Labels, RefreshPolicy
 from golden.layer import LabelPlace, LayerImage
 from hw.config import Config
-from hw.engine import counters_layout
+from hw.engine import CAUSES
 from hw.interfaces import label_layout, layer_layout
 
 from .beats import (
@@ -25,6 +25,8 @@ from .fast import FastSim
 from .words import to_words
 
 __all__ = ["EngineRun", "FastEngine"]
+
+COUNTER_BYTES = 4   # all of `hw.engine.counters_layout`, which is nothing but counters
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ class FastEngine:
 
     def counters(self) -> EngineRun:
         """Counters of the layer that ran last."""
-        values: Any = counters_layout(self.config).from_bits(self.sim.peek("counters"))
-        arrays = [{name: int(values.array[number][name]) for name in values.array[number].shape().members}
-                  for number in range(self.config.arrays)]
-        return EngineRun(int(values.cycles), arrays)
+        raw = self.sim.peek("counters").to_bytes(COUNTER_BYTES * (1 + len(CAUSES) * self.config.arrays), "little")
+        cycles, *counts = np.frombuffer(raw, "<u4").tolist()
+        arrays = [dict(zip(CAUSES, counts[first:first + len(CAUSES)], strict=True))
+                  for first in range(0, len(counts), len(CAUSES))]
+        return EngineRun(cycles, arrays)
 
     def _limit(self, beats: int) -> int:
         return 1000 + int(20 * beats / (1 - self.stall))
