@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.timing import BANKS, DenseArray, Engine, NoArray, PostProcessor, Timing
+from golden.machine import Machine
+from golden.timing import BANKS, DenseArray, Engine, NoArray, PostProcessor
 from golden.timing_sparse import SparseArray
 from golden.work import LayerWork
 
@@ -115,12 +116,12 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray],
         finish()
 
 
-def predict(machine: Timing, work: LayerWork, loaded: Sequence[int] = (0,) * BANKS) -> Counters:
+def predict(machine: Machine, work: LayerWork, loaded: Sequence[int] = (0,) * BANKS) -> Counters:
     """Predict the counters of a layer.
 
     Parameters
     ----------
-    machine : Timing
+    machine : Machine
     work : LayerWork
     loaded : sequence of int
         First cycles in which the weights of the first two k-tiles are there.

@@ -8,7 +8,7 @@ order in which the hardware works, `run` never sees it.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from golden.conv import Bounds, conv, prove
 from golden.detector import Detection
 from golden.formats import S4, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, to_planes
 from golden.layout import load, space_to_depth, store, upsample2
+from golden.machine import Machine
 from golden.ppu import PostParams, postprocess
 
-__all__ = ["Entry", "LabelPlace", "Layer", "LayerError", "LayerImage", "Machine", "Placement", "TableEntry",
+__all__ = ["Entry", "LabelPlace", "Layer", "LayerError", "LayerImage", "Placement", "TableEntry",
            "Transform", "compile_layer", "initial_memory", "one_tap", "place", "run"]
 
 Transform = Literal["none", "upsample", "space_to_depth"]
@@ -28,55 +29,6 @@ CENTRE_TAP = 4
 
 class LayerError(ValueError):
     """A layer that a configuration cannot run; the message names the layer and the limit."""
-
-
-class Machine(Protocol):
-    """What the golden model needs to know of a configuration; `hw.config.Config` is one."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def cols(self) -> int: ...
-    @property
-    def dense(self) -> int: ...
-    @property
-    def dense_taps(self) -> int: ...
-    @property
-    def sparse(self) -> int: ...
-    @property
-    def lanes_per_scale(self) -> int: ...
-    @property
-    def scale_units(self) -> int: ...
-    @property
-    def scale_exp_bits(self) -> int: ...
-    @property
-    def scale_man_bits(self) -> int: ...
-    @property
-    def psum_bits(self) -> int: ...
-    @property
-    def acc_bits(self) -> int: ...
-    @property
-    def bias_bits(self) -> int: ...
-    @property
-    def shift_max(self) -> int: ...
-    @property
-    def act_nibbles(self) -> int: ...
-    @property
-    def weight_depth(self) -> int: ...
-    @property
-    def scale_depth(self) -> int: ...
-    @property
-    def param_depth(self) -> int: ...
-    @property
-    def table_depth(self) -> int: ...
-    @property
-    def list_depth(self) -> int: ...
-    @property
-    def label_depth(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def dim_bits(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)

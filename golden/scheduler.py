@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from golden.layer import Entry, Machine, TableEntry
+from golden.layer import Entry, TableEntry
+from golden.machine import Machine
 
 __all__ = ["Label", "schedule"]
 

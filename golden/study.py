@@ -7,19 +7,19 @@ labelled in each time step as the detector would, dealt out as the scheduler doe
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from golden.cycles import Counters, predict
 from golden.detector import Labels, balance_detection, classify, threshold_detection
-from golden.layer import Entry, Machine, TableEntry, one_tap
+from golden.layer import Entry, TableEntry, one_tap
+from golden.machine import Machine
 from golden.scheduler import schedule
-from golden.timing import Timing
 from golden.work import LayerWork, ListWork, tap_counts
 
-__all__ = ["GROUP", "Mode", "StudyMachine", "Total", "TraceLayer", "bound", "inside_share", "label",
+__all__ = ["GROUP", "Mode", "Total", "TraceLayer", "bound", "inside_share", "label",
            "layer_work", "read_trace", "sweep"]
 
 Mode = Literal["none", "threshold", "balance"]
@@ -31,10 +31,6 @@ OVERHEAD = 1.1      # measured: the cut that takes the fewest cycles on the trac
 ALL_TAPS = 0b111_111_111
 # Stride 2 as a convolution of the space-to-depth map: taps of the even and of the odd lines (and columns).
 STRIDED_TAPS = ((1,), (0, 1))
-
-
-class StudyMachine(Machine, Timing, Protocol):
-    """What the study needs to know of a configuration; `hw.config.Config` is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +99,7 @@ def inside_share(layer: TraceLayer) -> float:
     return float(tap_counts(ones, layer.taps).sum() / tap_counts(ones, layer.taps, wrap=True).sum())
 
 
-def label(machine: Timing, layer: TraceLayer, mode: Mode, *, wrap: bool = False, overhead: float = OVERHEAD) -> Labels:
+def label(machine: Machine, layer: TraceLayer, mode: Mode, *, wrap: bool = False, overhead: float = OVERHEAD) -> Labels:
     """Label the channels of a layer's input for a machine, as its detector would.
 
     Parameters
@@ -124,7 +120,7 @@ def label(machine: Timing, layer: TraceLayer, mode: Mode, *, wrap: bool = False,
     return classify(layer.nonzero.sum(axis=(1, 2, 3)), detection)
 
 
-def layer_work(machine: StudyMachine, layer: TraceLayer, labels: Labels, *, wrap: bool = False) -> LayerWork:
+def layer_work(machine: Machine, layer: TraceLayer, labels: Labels, *, wrap: bool = False) -> LayerWork:
     """Deal a layer's channels out as the scheduler does.
 
     Parameters
@@ -146,7 +142,7 @@ def layer_work(machine: StudyMachine, layer: TraceLayer, labels: Labels, *, wrap
     return LayerWork(nonzero=layer.nonzero, taps=layer.taps, lists=lists, outputs=layer.outputs, wrap=wrap)
 
 
-def bound(machine: Timing, work: LayerWork) -> float:
+def bound(machine: Machine, work: LayerWork) -> float:
     """Cycles that a layer's split takes at least: rows of sparse arrays never wait, dense arrays always multiply."""
     cycles = 0.0
     for array, share in enumerate(work.lists):
@@ -175,7 +171,7 @@ class Total:
         self.layers[layer.name, layer.step] = counters, least
 
 
-def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[StudyMachine, Mode]], *, wrap: bool = False,
+def sweep(layers: Iterable[TraceLayer], machines: Mapping[str, tuple[Machine, Mode]], *, wrap: bool = False,
           overhead: float = OVERHEAD) -> dict[str, Total]:
     """Time layers on several machines.
 

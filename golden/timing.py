@@ -1,4 +1,4 @@
-"""Timing of the engine's blocks, for the cycle model in `golden.cycles`.
+"""Machine of the engine's blocks, for the cycle model in `golden.cycles`.
 
 Time is the number of cycles since the layer's start. Nothing is simulated cycle by cycle: each block is a recurrence
 over its own events.
@@ -15,14 +15,14 @@ than all others, and the array goes on, by `resume`, when they are known.
 """
 
 from collections import deque
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from golden.machine import Machine
 from golden.work import LINES, LayerWork
 
-__all__ = ["BANKS", "UNKNOWN", "DenseArray", "Engine", "Fetcher", "NoArray", "PostProcessor", "Timing"]
+__all__ = ["BANKS", "UNKNOWN", "DenseArray", "Engine", "Fetcher", "NoArray", "PostProcessor"]
 
 READ_CYCLES = 3         # from a read's issue to its window at the head of the queue
 DEAL_CYCLES = 2         # from the scheduler's reading an entry of the channel table to the choice of its array
@@ -34,35 +34,10 @@ UNKNOWN = 1 << 40
 Int64 = NDArray[np.int64]
 
 
-class Timing(Protocol):
-    """What the cycle model needs to know of a configuration; `hw.config.Config` is one."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def cols(self) -> int: ...
-    @property
-    def dense(self) -> int: ...
-    @property
-    def sparse(self) -> int: ...
-    @property
-    def fifo_depth(self) -> int: ...
-    @property
-    def dense_taps(self) -> int: ...
-    @property
-    def lanes_per_scale(self) -> int: ...
-    @property
-    def read_ports(self) -> int: ...
-    @property
-    def window_width(self) -> int: ...
-    @property
-    def fetch_depth(self) -> int: ...
-
-
 class Engine:
     """What the blocks know of one another."""
 
-    def __init__(self, machine: Timing, work: LayerWork) -> None:
+    def __init__(self, machine: Machine, work: LayerWork) -> None:
         self.machine = machine
         self.work = work
         self.tiles = work.tiles(machine.rows)

@@ -1,4 +1,4 @@
-"""Timing of the sparse array, for the cycle model; see `golden.timing`."""
+"""Machine of the sparse array, for the cycle model; see `golden.timing`."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -3,9 +3,8 @@
 A run takes no time: it is over when the write of CONTROL.start returns. Counters, which count cycles, read 0.
 """
 
-from typing import Protocol
 
-from golden.program.pack import ProgramMachine
+from golden.machine import Machine
 from golden.program.simulator import Simulator
 
 from .device import REFRESH
@@ -23,7 +22,7 @@ from .registers import (
     Register,
 )
 
-__all__ = ["BusError", "Configuration", "GoldenBackend"]
+__all__ = ["BusError", "GoldenBackend"]
 
 IRQ_DONE, IRQ_ERROR = 1, 2
 # Bits that can be written, by register; of wide ones all 64.
@@ -39,29 +38,12 @@ class BusError(Exception):
     """What a bus would answer with an error: there is no such register or memory, or it cannot be written."""
 
 
-class Configuration(ProgramMachine, Protocol):
-    """A configuration with all that the registers tell; `hw.config.Config` is one."""
-
-    @property
-    def dense_taps(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def read_ports(self) -> int: ...
-    @property
-    def fifo_depth(self) -> int: ...
-    @property
-    def window_width(self) -> int: ...
-    @property
-    def fetch_depth(self) -> int: ...
-
-
 class GoldenBackend:
     """The accelerator as a functional model; see `sqdm.device.Backend`.
 
     Parameters
     ----------
-    config : Configuration
+    config : Machine
     memory_base, memory_size : int
         Host memory.
     config_hash : int
@@ -73,7 +55,7 @@ class GoldenBackend:
         To look into the activation memory and the last run.
     """
 
-    def __init__(self, config: Configuration, memory_base: int = 0x4000_0000, memory_size: int = 1 << 24,
+    def __init__(self, config: Machine, memory_base: int = 0x4000_0000, memory_size: int = 1 << 24,
                  config_hash: int = 0) -> None:
         self.memory_base, self.memory_size = memory_base, memory_size
         self.simulator = Simulator(config, b"", b"")

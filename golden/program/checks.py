@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from golden.machine import Machine
 from golden.program.descriptor import (
     ALIGNED,
     ALIGNMENT,
@@ -17,7 +18,7 @@ from golden.program.descriptor import (
     decode,
     reserved_bits,
 )
-from golden.program.pack import Packing, ProgramMachine
+from golden.program.pack import Packing
 
 __all__ = ["Surroundings", "block_offsets", "check", "describe", "run_end"]
 
@@ -30,14 +31,14 @@ class Surroundings:
 
     Parameters
     ----------
-    machine : ProgramMachine
+    machine : Machine
     program_size, data_size : int
         Bytes of the regions.
     blocks : sequence of int or None
         Parameter blocks of the batch; None before the first BATCH.
     """
 
-    machine: ProgramMachine
+    machine: Machine
     program_size: int
     data_size: int
     blocks: Sequence[int] | None = None

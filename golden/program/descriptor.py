@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from operator import index
-from typing import Protocol
+
+from golden.machine import Machine
 
 __all__ = ["ALIGNED", "ALIGNMENT", "ALL_STEPS", "BYTES", "FIELDS", "LIMITS", "REGIONS", "WORDS", "Descriptor",
-           "DescriptorError", "ErrorCode", "Field", "Limit", "Limits", "Opcode", "OpcodeError", "Region", "decode",
+           "DescriptorError", "ErrorCode", "Field", "Limit", "Opcode", "OpcodeError", "Region", "decode",
            "encode", "reserved_bits"]
 
 WORDS = 32                  # of 32 bits in a descriptor
@@ -175,39 +176,6 @@ FIELDS: Mapping[Opcode, tuple[Field, ...]] = {
 }
 
 
-class Limits(Protocol):
-    """What the limits of a configuration follow from; `hw.config.Config` has it."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def cols(self) -> int: ...
-    @property
-    def act_nibbles(self) -> int: ...
-    @property
-    def weight_depth(self) -> int: ...
-    @property
-    def scale_depth(self) -> int: ...
-    @property
-    def param_depth(self) -> int: ...
-    @property
-    def table_depth(self) -> int: ...
-    @property
-    def list_depth(self) -> int: ...
-    @property
-    def label_depth(self) -> int: ...
-    @property
-    def label_slots(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def dim_bits(self) -> int: ...
-    @property
-    def shift_max(self) -> int: ...
-    @property
-    def bus_bits(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class Limit:
     """Smallest and largest legal value of a field, for error SIZE.
@@ -222,7 +190,7 @@ class Limit:
     """
 
     low: int
-    high: Callable[[Limits], int]
+    high: Callable[[Machine], int]
     text: str
 
 

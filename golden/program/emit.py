@@ -7,10 +7,11 @@ import numpy as np
 
 from golden.formats import Format, Int64Array, Tensor
 from golden.layer import Entry, Layer, LayerError, LayerImage, Placement, TableEntry, compile_layer
+from golden.machine import Machine
 from golden.ppu import PostParams
 from golden.program.descriptor import ALL_STEPS, BYTES, LIMITS, Opcode, encode
 from golden.program.network import Conv, Node, Parameters, TensorShape, written_shape
-from golden.program.pack import Packing, ProgramMachine, aligned
+from golden.program.pack import Packing, aligned
 
 __all__ = ["Channel", "Emitter", "Place", "Run", "unlabelled"]
 
@@ -71,7 +72,7 @@ class Run:
     beats: int
 
 
-def unlabelled(machine: ProgramMachine) -> Channel:
+def unlabelled(machine: Machine) -> Channel:
     """The label of channels without labels: one that no program makes, so that it is dense as after a reset."""
     return machine.label_depth - 1, machine.label_slots - 1
 
@@ -81,14 +82,14 @@ class Emitter:
 
     Parameters
     ----------
-    machine : ProgramMachine
+    machine : Machine
     samples : int
         N.
     blocks : int
         Parameter blocks of a batch.
     """
 
-    def __init__(self, machine: ProgramMachine, samples: int, blocks: int) -> None:
+    def __init__(self, machine: Machine, samples: int, blocks: int) -> None:
         self.machine, self.packing = machine, Packing.of(machine)
         self.samples, self.blocks = samples, blocks
         self._descriptors: list[tuple[Opcode, dict[str, int]]] = []
@@ -277,7 +278,7 @@ def _blank(shape: tuple[int, int, int, int], fmt: Format) -> Tensor:
 
 
 def _image(node: Conv, first: int, end: int, post: Parameters, inputs: Sequence[Place], residual: Place | None,
-           out: Place, machine: ProgramMachine) -> LayerImage:
+           out: Place, machine: Machine) -> LayerImage:
     """Table, weights and codes of some output channels. The values of tensors play no part in them."""
     block: Int64Array = np.zeros(inputs[0].tensor.shape[1], np.int64)
     layer = Layer(

@@ -11,9 +11,10 @@ import numpy as np
 from golden.formats import FORMATS, Format, Int64Array, ScaleFormat, Tensor, Uint8Array, from_planes, to_planes
 from golden.layer import Entry
 from golden.layout import space_to_depth, upsample2
+from golden.machine import Machine
 from golden.ppu import PostParams, postprocess
 from golden.program.descriptor import Descriptor
-from golden.program.pack import Packing, ProgramMachine
+from golden.program.pack import Packing
 
 __all__ = ["Result", "UndefinedResult", "accumulate", "compute", "elementwise_input", "tensor_format",
            "weight_tiles"]
@@ -55,7 +56,7 @@ def _need(condition: bool, problem: str) -> None:
         raise UndefinedResult(problem)
 
 
-def _shape(item: Descriptor, machine: ProgramMachine, samples: int) -> tuple[int, int, int, int]:
+def _shape(item: Descriptor, machine: Machine, samples: int) -> tuple[int, int, int, int]:
     """K, N, H, W of the accumulators; the sizes of the descriptor must agree with each other and with the batch."""
     height, width, pixels = item["height"], item["width"], item["pixels"]
     outputs = item["outputs"]
@@ -83,13 +84,13 @@ def _vectors(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     _need(not vector, "the last entry of the channel table does not end a vector")
 
 
-def accumulate(machine: ProgramMachine, item: Descriptor, samples: int, entries: Sequence[Entry], dead: Sequence[bool],
+def accumulate(machine: Machine, item: Descriptor, samples: int, entries: Sequence[Entry], dead: Sequence[bool],
                tiles: Sequence[tuple[Int64Array, Int64Array]], memory: Uint8Array) -> Int64Array:
     """Accumulators of a convolution.
 
     Parameters
     ----------
-    machine : ProgramMachine
+    machine : Machine
     item : Descriptor
         A CONV.
     samples : int
@@ -151,7 +152,7 @@ def accumulate(machine: ProgramMachine, item: Descriptor, samples: int, entries:
     return acc.reshape(outputs, samples, height, width)
 
 
-def elementwise_input(machine: ProgramMachine, item: Descriptor, samples: int, memory: Uint8Array) -> Int64Array:
+def elementwise_input(machine: Machine, item: Descriptor, samples: int, memory: Uint8Array) -> Int64Array:
     """x of an ELEMENTWISE, int64 [K, N, H, W]; raises as `accumulate`."""
     shape = _shape(item, machine, samples)
     fmt = tensor_format(item["x_wide"], item["x_signed"])
@@ -166,13 +167,13 @@ def _read(memory: Uint8Array, base: int, channel: int, plane: int, fmt: Format,
     return from_planes(memory[places % memory.size], fmt).reshape(shape)
 
 
-def compute(machine: ProgramMachine, item: Descriptor, acc: Int64Array, params: Int64Array,
+def compute(machine: Machine, item: Descriptor, acc: Int64Array, params: Int64Array,
             sample_block: Sequence[int], memory: Uint8Array) -> Result:
     """Post-process accumulators, or the x of an ELEMENTWISE.
 
     Parameters
     ----------
-    machine : ProgramMachine
+    machine : Machine
     item : Descriptor
         CONV or ELEMENTWISE.
     acc : integers [K, N, H, W]

@@ -6,7 +6,6 @@ Every item begins with a beat of its own, LSB first, and is padded with zeros to
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
@@ -21,42 +20,16 @@ from golden.formats import (
     to_planes,
     unpack_nibbles,
 )
-from golden.layer import Entry, Machine, TableEntry
+from golden.layer import Entry, TableEntry
+from golden.machine import Machine
 from golden.ppu import FACTOR_BITS
-from golden.program.descriptor import ALIGNMENT, Limits
+from golden.program.descriptor import ALIGNMENT
 
-__all__ = ["Packing", "ProgramMachine", "aligned", "pack_batch", "pack_tensor", "unpack_tensor"]
+__all__ = ["Packing", "aligned", "pack_batch", "pack_tensor", "unpack_tensor"]
 
 TAPS = 9
 LINE_TAPS = 3
 CENTRE = 1
-
-
-class ProgramMachine(Machine, Limits, Protocol):
-    """What programs depend on of a configuration; `hw.config.Config` is one."""
-
-
-class Sizes(Protocol):
-    """What the packing depends on of a configuration."""
-
-    @property
-    def cols(self) -> int: ...
-    @property
-    def lanes_per_scale(self) -> int: ...
-    @property
-    def acc_bits(self) -> int: ...
-    @property
-    def act_nibbles(self) -> int: ...
-    @property
-    def weight_depth(self) -> int: ...
-    @property
-    def scale_depth(self) -> int: ...
-    @property
-    def label_depth(self) -> int: ...
-    @property
-    def label_slots(self) -> int: ...
-    @property
-    def bus_bits(self) -> int: ...
 
 
 def aligned(size: int) -> int:
@@ -89,7 +62,7 @@ class Packing:
     bus_bits: int
 
     @classmethod
-    def of(cls, machine: Sizes) -> "Packing":
+    def of(cls, machine: Machine) -> "Packing":
         """The packing of a configuration."""
         return cls(machine.cols, machine.lanes_per_scale, machine.acc_bits, machine.act_nibbles, machine.weight_depth,
                    machine.scale_depth, machine.label_depth, machine.label_slots, machine.bus_bits)

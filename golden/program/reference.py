@@ -1,29 +1,18 @@
 """What a network computes, node by node by the golden model: the answer that a program of it must give."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from golden.conv import conv
 from golden.formats import ScaleFormat, Tensor
 from golden.layout import space_to_depth, upsample2
+from golden.machine import Machine
 from golden.ppu import postprocess
 from golden.program.network import Conv, Network, Node
 
-__all__ = ["Precision", "run_network", "run_node"]
+__all__ = ["run_network", "run_node"]
 
 
-class Precision(Protocol):
-    """What results depend on of a configuration; `hw.config.Config` is one."""
-
-    @property
-    def scale_exp_bits(self) -> int: ...
-    @property
-    def scale_man_bits(self) -> int: ...
-    @property
-    def acc_bits(self) -> int: ...
-
-
-def run_node(machine: Precision, node: Node, tensors: Mapping[str, Tensor], sample_block: Sequence[int]) -> Tensor:
+def run_node(machine: Machine, node: Node, tensors: Mapping[str, Tensor], sample_block: Sequence[int]) -> Tensor:
     """Return the tensor that a node makes; raises as `golden.conv.conv` and `golden.ppu.postprocess`."""
     inputs = [tensors[name] for name in node.inputs]
     if isinstance(node, Conv):
@@ -38,13 +27,13 @@ def run_node(machine: Precision, node: Node, tensors: Mapping[str, Tensor], samp
     return space_to_depth(out) if node.transform == "space_to_depth" else out
 
 
-def run_network(machine: Precision, network: Network, inputs: Mapping[str, Tensor], sample_block: Sequence[int],
+def run_network(machine: Machine, network: Network, inputs: Mapping[str, Tensor], sample_block: Sequence[int],
                 step: int = 0, before: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return all tensors after a time step; raises as `run_node`.
 
     Parameters
     ----------
-    machine : Precision
+    machine : Machine
     network : Network
     inputs : mapping
         By name.

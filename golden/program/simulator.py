@@ -11,11 +11,12 @@ import numpy as np
 
 from golden.detector import Detection, RefreshPolicy
 from golden.formats import Int64Array, pack_nibbles, unpack_nibbles
+from golden.machine import Machine
 from golden.program.checks import Surroundings, block_offsets, describe
 from golden.program.descriptor import BYTES, Descriptor, ErrorCode, Opcode, decode
 from golden.program.execute import UndefinedResult, accumulate, compute, elementwise_input, weight_tiles
 from golden.program.labels import LabelTable, fresh
-from golden.program.pack import Packing, ProgramMachine
+from golden.program.pack import Packing
 
 __all__ = ["Outcome", "Simulator", "Traffic"]
 
@@ -97,7 +98,7 @@ class Simulator:
 
     Parameters
     ----------
-    machine : ProgramMachine
+    machine : Machine
         The configuration.
     program : bytes
         The program region.
@@ -116,7 +117,7 @@ class Simulator:
     policy : RefreshPolicy
     """
 
-    def __init__(self, machine: ProgramMachine, program: bytes, data: bytes | bytearray) -> None:
+    def __init__(self, machine: Machine, program: bytes, data: bytes | bytearray) -> None:
         self.machine = machine
         self.packing = Packing.of(machine)
         self.program = bytes(program)

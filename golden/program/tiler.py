@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from math import gcd, lcm
 
 from golden.layer import LayerError
+from golden.machine import Machine
 from golden.program.bundle import HostTensor, Program
 from golden.program.descriptor import ALIGNMENT, ALL_STEPS
 from golden.program.emit import Channel, Emitter, Place, Run, unlabelled
 from golden.program.network import Network, Node, TensorShape, written_shape
-from golden.program.pack import Packing, ProgramMachine, aligned
+from golden.program.pack import Packing, aligned
 from golden.program.placement import plan
 
 __all__ = ["tile"]
@@ -29,13 +30,13 @@ __all__ = ["tile"]
 ALIGNED_NIBBLES = 2 * ALIGNMENT
 
 
-def tile(network: Network, machine: ProgramMachine, blocks: int | None = None) -> Program:
+def tile(network: Network, machine: Machine, blocks: int | None = None) -> Program:
     """Write the program of a network.
 
     Parameters
     ----------
     network : Network
-    machine : ProgramMachine
+    machine : Machine
     blocks : int, optional
         Parameter blocks that one batch can mix; by default as many as there are, at most one per sample.
 
@@ -102,7 +103,7 @@ class _Memory:
 class _Labels:
     """Indices and slots, each given out once."""
 
-    def __init__(self, machine: ProgramMachine) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._last_index, self._last_slot = unlabelled(machine)
         self._index = self._slot = 0
 
@@ -124,7 +125,7 @@ class _Tiler:
     `kept` tensors stay on chip for ever; `homed` ones have their home in the data region: they are stored when made.
     """
 
-    def __init__(self, network: Network, machine: ProgramMachine, blocks: int, kept: set[str], homed: set[str]) -> None:
+    def __init__(self, network: Network, machine: Machine, blocks: int, kept: set[str], homed: set[str]) -> None:
         self.network, self.machine, self.packing = network, machine, Packing.of(machine)
         self.tensors = network.tensors
         self.kept, self.homed = kept, homed

@@ -10,24 +10,22 @@ empty), and the depth of the queue of jobs.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from golden.cycles import CAUSES, Counters, predict
 from golden.detector import Detection, label_cycles
 from golden.formats import Int64Array
+from golden.machine import Machine
 from golden.program.bundle import Program
 from golden.program.checks import block_offsets
 from golden.program.descriptor import BYTES, Descriptor, Opcode, decode
 from golden.program.labels import LabelTable
-from golden.program.pack import ProgramMachine
 from golden.program.simulator import Simulator, _Run
 from golden.scheduler import schedule
-from golden.timing import Timing
 from golden.work import HANDOVER_CYCLES, LayerWork, ListWork
 
-__all__ = ["ProgramCounters", "TimedMachine", "predict_program"]
+__all__ = ["ProgramCounters", "predict_program"]
 
 TRANSFORMS = ("none", "upsample", "space_to_depth")
 COMMAND_CYCLES = 5      # from a job's command to its first beat, beside the memory's latency
@@ -35,10 +33,6 @@ FETCH_CYCLES = 2        # from a descriptor's last beat to its check
 START_CYCLES = 3        # from a layer's parameters, or the end of the layer before, to its first cycle
 SUM_CYCLES = 5          # of the checker for a sum, beside a cycle for each bit of its factors
 WRITE_CYCLES = 6        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
-
-
-class TimedMachine(ProgramMachine, Timing, Protocol):
-    """A configuration; `hw.config.Config` is one."""
 
 
 @dataclass
@@ -75,7 +69,7 @@ class _TimedLabels(LabelTable):
 class _Recorder(Simulator):
     """A simulator that notes each layer's work before it executes it."""
 
-    def __init__(self, machine: TimedMachine, program: bytes, data: bytes | bytearray) -> None:
+    def __init__(self, machine: Machine, program: bytes, data: bytes | bytearray) -> None:
         super().__init__(machine, program, data)
         self.timing = machine
         self.labels: _TimedLabels = _TimedLabels(machine.label_depth, machine.label_slots)
@@ -130,13 +124,13 @@ class _Time:
         return self.bus
 
 
-def predict_program(machine: TimedMachine, program: Program, data: bytes | bytearray, step: int = 0,
+def predict_program(machine: Machine, program: Program, data: bytes | bytearray, step: int = 0,
                     latency: int = 8) -> ProgramCounters:
     """Predict the counters of a run that reaches END.
 
     Parameters
     ----------
-    machine : TimedMachine
+    machine : Machine
     program : Program
     data : bytes
         Its data region, with inputs and batch table.

@@ -7,9 +7,9 @@ import numpy as np
 
 from golden.detector import Detection, balance_detection
 from golden.formats import Int64Array, Tensor
+from golden.machine import Machine
 from golden.program.bundle import Program
 from golden.program.network import Conv, Network
-from golden.program.pack import ProgramMachine
 from golden.program.tiler import tile
 from golden.workload.layers import Workload
 from golden.workload.network import step_network
@@ -51,7 +51,7 @@ class StepProgram:
         return values
 
 
-def step_program(step: int, labels: Sequence[int], machine: ProgramMachine, workload: Workload) -> StepProgram:
+def step_program(step: int, labels: Sequence[int], machine: Machine, workload: Workload) -> StepProgram:
     """Write the program of a noise level.
 
     Parameters
@@ -60,7 +60,7 @@ def step_program(step: int, labels: Sequence[int], machine: ProgramMachine, work
         0 (noise) to the workload's last (image).
     labels : sequence of int
         Class of each sample, 0 to 9.
-    machine : ProgramMachine
+    machine : Machine
         The configuration. Channels are labelled so that its arrays have equal work.
     workload : Workload
         The model, its calibration and its quantisation; has at least as many samples.
