@@ -16,7 +16,7 @@ from hw.config import preset
 from sim.stimulus_network import Case, reference
 
 CONFIG = preset("default")
-WORKLOAD = Workload(channels=16)
+WORKLOAD = Workload(model="digits16")
 
 
 def detect(pixels: int) -> Detection:
@@ -24,7 +24,7 @@ def detect(pixels: int) -> Detection:
 
 
 def step_of(step: int, samples: int = 10) -> NetworkStep:
-    return step_network(step, Workload(channels=16, samples=max(samples, 10)), detect, samples)
+    return step_network(step, Workload(model="digits16", samples=max(samples, 10)), detect, samples)
 
 
 @pytest.mark.parametrize(("step", "samples"), [(0, 10), (9, 1), (17, 16)])
@@ -66,6 +66,6 @@ def test_layers_are_those_of_the_workload() -> None:
 
 def test_every_class_is_needed() -> None:
     with pytest.raises(ValueError, match="9 samples are not all 10 classes; use at least 10"):
-        step_network(0, Workload(channels=16, samples=9))
+        step_network(0, Workload(model="digits16", samples=9))
     with pytest.raises(ValueError, match="samples=11 is not legal: the workload has 10"):
         step_network(0, WORKLOAD, samples=11)

@@ -19,7 +19,7 @@ from sqdm.golden_backend import GoldenBackend
 from sqdm.sampling import DeviceNetwork
 
 CONFIG = preset("default")
-WORKLOAD = Workload(channels=16, steps=6, sigma_max=10.0)
+WORKLOAD = Workload(model="digits16", steps=6, sigma_max=10.0)
 LABELS = (7, 0, 7, 3)
 SIGMAS = sigma_schedule(WORKLOAD.steps, WORKLOAD.sigma_max)
 
@@ -34,7 +34,7 @@ def golden_device() -> Device:
 
 
 def test_heun_averages_the_slopes_at_both_ends_of_a_step() -> None:
-    weights, sigmas = load(16), sigma_schedule(3, 10.0)
+    weights, sigmas = load("digits16"), sigma_schedule(3, 10.0)
     x = initial_noise(2, 10.0, seed=4)
 
     def slope(x, sigma):
@@ -63,14 +63,14 @@ def test_networks_are_called_with_the_number_of_the_noise_level(solver, numbers)
 
 def test_there_are_two_solvers() -> None:
     with pytest.raises(ValueError, match="solver='rk4' is not legal: it must be 'euler' or 'heun'"):
-        sample(load(16), [1], solver="rk4")
+        sample(load("digits16"), [1], solver="rk4")
 
 
 def test_integer_samples_come_close_to_the_float_networks(programs) -> None:
     steps = []
     network = DeviceNetwork(golden_device(), programs, lambda step, source, result: steps.append(step))
     images = integrate(network, initial_noise(len(LABELS), 10.0, seed=2), SIGMAS)
-    real = sample(load(16), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2).images
+    real = sample(load("digits16"), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2).images
     assert steps == list(range(WORKLOAD.steps))
     assert min(psnr(images, real)) > 24                         # measured 26.6 to 30.3
     assert max(psnr(images, real[[1, 2, 3, 0]])) < 18
@@ -86,7 +86,7 @@ def test_each_sample_has_the_parameters_of_its_class(programs) -> None:
         np.testing.assert_array_equal(found, together[:, [sample_number]])
     # Mean square per sample against the float network: measured 0.007 to 0.011; 0.42 to 0.90 if the classes are others.
     for labels, close in ((LABELS, True), ((0, 7, 3, 7), False)):
-        expected = forward(load(16), x.astype(np.float32), float(SIGMAS[2]), labels)[OUTPUT]
+        expected = forward(load("digits16"), x.astype(np.float32), float(SIGMAS[2]), labels)[OUTPUT]
         errors = np.square(together - expected).mean(axis=(0, 2, 3))
         assert errors.max() < 0.03 if close else errors.min() > 0.3
 

@@ -69,7 +69,8 @@ def test_the_model_refuses_a_run_with_an_error() -> None:
 
 def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, problem in ((["--preset", "x"], "preset=x is not legal"), (["--stall", "1"], "below 1"),
-                               (["--channels", "8"], "8"), (["--batch", "0"], "samples=0 is not legal")):
+                               (["--model", "digits8"], "must be one of digits16"),
+                               (["--batch", "0"], "samples=0 is not legal")):
         assert main(arguments) == 2
         assert problem in capsys.readouterr().err
 

@@ -24,7 +24,20 @@ from golden.layout import space_to_depth, space_to_depth_weights
 from golden.ppu import FACTOR_BITS, PostParams
 from golden.quant.weights import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
-from golden.workload.unet import CLASSES, NETWORK, Activations, Float32Array, Node, Weights, embedding, load, modulation
+from golden.workload.unet import (
+    CLASSES,
+    DEFAULT_MODEL,
+    MODELS,
+    NETWORK,
+    Activations,
+    Float32Array,
+    ModelInfo,
+    Node,
+    Weights,
+    embedding,
+    load,
+    modulation,
+)
 
 LAYERS = tuple(node.name for node in NETWORK)
 EIGHT_BIT_WEIGHTS = ("conv_in", "conv_out")
@@ -39,8 +52,8 @@ class Workload:
 
     Parameters
     ----------
-    channels : int
-        The model, 16 or 32 channels at 8x8.
+    model : str
+        One of `golden.workload.unet.MODELS`, with ReLU.
     samples : int
         Digits in the batch, of the classes 0, 1, ..., 9, 0, ...
     seed : int
@@ -62,10 +75,10 @@ class Workload:
     Raises
     ------
     ValueError
-        If `channels`, `samples`, `sigma_max` or `steps` is illegal.
+        If `model`, `samples`, `sigma_max` or `steps` is illegal.
     """
 
-    channels: int = 32
+    model: str = DEFAULT_MODEL
     samples: int = CLASSES
     seed: int = 0
     sigma_max: float = SIGMA_MAX
@@ -75,16 +88,24 @@ class Workload:
     method: Method = "mse"
 
     def __post_init__(self) -> None:
-        load(self.channels)
+        load(self.model)
+        if self.info.activation != "relu":
+            raise ValueError(f"model {self.model} has {self.info.activation}; the integer layers have ReLU")
         sigma_schedule(self.steps, self.sigma_max)
         if operator.index(self.samples) < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the model."""
+        return MODELS[self.model]
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """The float sampling run whose activations the layers see and are calibrated on."""
         labels = np.arange(self.samples) % CLASSES
-        return sample(load(self.channels), labels, steps=self.steps, sigma_max=self.sigma_max, seed=self.seed)
+        return sample(load(self.model), labels, steps=self.steps, sigma_max=self.sigma_max, seed=self.seed,
+                      info=self.info)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +172,7 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     if not 0 <= operator.index(step) < workload.steps:
         raise ValueError(f"step must be in [0, {workload.steps - 1}], not {step}")
     node = NETWORK[LAYERS.index(name)]
-    model = load(workload.channels)
+    model = load(workload.model)
     run = workload.trajectory
     tensors = run.activations[step]
 

@@ -41,7 +41,7 @@ class StepProgram:
     out_scale: float
 
     def quantise(self, x: Images) -> Tensor:
-        """The program's input, s8, of a preconditioned image [1, N, 8, 8]; what is beyond the scale is clamped."""
+        """The program's input, s8, of a preconditioned image [1, N, H, W]; what is beyond the scale is clamped."""
         fmt = self.network.inputs[0].fmt
         return Tensor(np.clip(np.rint(x / self.in_scale), fmt.min, fmt.max).astype(np.int64), fmt)
 

@@ -1,4 +1,4 @@
-"""The diffusion U-Net in float32: post-activation blocks, ReLU, no normalisation, nothing but convolutions.
+"""The diffusion U-Net in float32: post-activation blocks, no normalisation, nothing but convolutions.
 
     e    = relu(map1(relu(map0(features(sigma)))) + map_label(one_hot(label)))
     h0   = relu(conv_in(x))                          8x8
@@ -11,14 +11,17 @@
     F    = conv_out(o)
     block(x): h = relu(conv0(x) * (1 + scale(e)) + shift(e));  y = relu(skip(x) + conv1(h))
 
+Sizes are those of 8x8 images; others work alike. Models for comparison have SiLU in the place of every ReLU.
 `NETWORK` says the same as data, and is what both the float forward pass and the integer layers are made from. Tensors
 are [C, N, H, W], as everywhere in `golden`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -27,11 +30,51 @@ from numpy.typing import ArrayLike, NDArray
 Float32Array = NDArray[np.float32]
 Weights = Mapping[str, Float32Array]
 Activations = dict[str, Float32Array]
+Activation = Literal["relu", "silu"]
 
 CLASSES = 10
-IMAGE_SIZE = 8
-MODEL_CHANNELS = (16, 32)
+DEFAULT_MODEL = "digits32"
 DATA = Path(__file__).parent.parent / "data"
+SUFFIX = "_float.npz"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the file of a trained model says of it.
+
+    Parameters
+    ----------
+    name : str
+    channels : int
+        At full resolution; there are twice as many at half.
+    image_size : int
+        Height and width, pixels.
+    activation : str
+        "relu" or "silu".
+    pixel_mean, pixel_deviation : float
+        Of the training images in pixel units, ink from 0 to 16; the network sees (pixel - mean) / deviation / 2.
+    """
+
+    name: str
+    channels: int
+    image_size: int
+    activation: Activation
+    pixel_mean: float
+    pixel_deviation: float
+
+
+def _info(path: Path) -> ModelInfo:
+    with np.load(path, allow_pickle=False) as archive:
+        meta = json.loads(str(archive["meta"]))
+    if "args" in meta:      # the models of before the first commit
+        meta = {"model": path.name.removesuffix(SUFFIX), "channels": meta["args"]["C"],
+                "image_size": meta["args"]["res"], "activation": meta["args"]["act"], "pixel_mean": 4.884,
+                "pixel_deviation": 6.017}
+    return ModelInfo(meta["model"], meta["channels"], meta["image_size"], meta["activation"], meta["pixel_mean"],
+                     meta["pixel_deviation"])
+
+
+MODELS = {info.name: info for info in map(_info, sorted(DATA.glob(f"*{SUFFIX}")))}
 
 
 @dataclass(frozen=True)
@@ -51,7 +94,7 @@ class Node:
     modulation : str or None
         Name of the linear layer that makes scale and shift per sample and channel out of the embedding.
     relu : bool
-        Clamp at zero last.
+        The activation function comes last.
     stride : int
         1 or 2.
     upsample : bool
@@ -91,26 +134,26 @@ NETWORK = (
 
 
 @cache
-def load(channels: int = 32) -> Weights:
-    """The trained weights, float32 by name, of the model with this many channels at 8x8 (twice as many at 4x4).
+def load(name: str = DEFAULT_MODEL) -> Weights:
+    """The trained weights, float32 by name, of one of the `MODELS`.
 
     Raises
     ------
     ValueError
-        If there is no such model; the legal numbers are `MODEL_CHANNELS`.
+        If there is no such model.
     """
-    if channels not in MODEL_CHANNELS:
-        raise ValueError(f"there are models with {MODEL_CHANNELS} channels, not {channels}")
+    if name not in MODELS:
+        raise ValueError(f"model={name} is not legal: it must be one of {', '.join(MODELS)}")
     weights: dict[str, Float32Array] = {}
-    with np.load(DATA / f"digits{channels}_float.npz", allow_pickle=False) as archive:
-        for name in archive.files:
-            if name != "meta":
-                weights[name] = archive[name].astype(np.float32)
-                weights[name].flags.writeable = False
+    with np.load(DATA / f"{name}{SUFFIX}", allow_pickle=False) as archive:
+        for key in archive.files:
+            if key != "meta":
+                weights[key] = archive[key].astype(np.float32)
+                weights[key].flags.writeable = False
     return weights
 
 
-def embedding(weights: Weights, sigma: float, labels: ArrayLike) -> Float32Array:
+def embedding(weights: Weights, sigma: float, labels: ArrayLike, activation: Activation = "relu") -> Float32Array:
     """What the network knows of noise level and class, [N, 64].
 
     Features are cosines, then sines, of log(sigma) / 4 (EDM's c_noise, table 1 of arXiv 2206.00364) times `freqs`.
@@ -127,8 +170,8 @@ def embedding(weights: Weights, sigma: float, labels: ArrayLike) -> Float32Array
         raise ValueError(f"sigma must be positive, not {sigma}")
     angles = weights["freqs"] * np.float32(np.log(sigma) / 4)
     noise = np.concatenate([np.cos(angles), np.sin(angles)])
-    noise = _linear(weights, "map1", _relu(_linear(weights, "map0", noise)))
-    return _relu(noise + weights["map_label.weight"].T[classes])
+    noise = _linear(weights, "map1", _activated(_linear(weights, "map0", noise), activation))
+    return _activated(noise + weights["map_label.weight"].T[classes], activation)
 
 
 def modulation(weights: Weights, name: str, e: Float32Array) -> tuple[Float32Array, Float32Array]:
@@ -149,29 +192,31 @@ def convolve(weights: Weights, node: Node, x: Float32Array) -> Float32Array:
     return flat.reshape(outputs, *pixels) + weights[f"{node.name}.bias"][:, None, None, None]
 
 
-def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike) -> Activations:
+def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike,
+            activation: Activation = "relu") -> Activations:
     """Run the network: every tensor of `NETWORK` by name, "F" being the result.
 
     Parameters
     ----------
     weights : mapping
         From `load`.
-    x : float32 [1, N, 8, 8]
-        The preconditioned image, c_in * image.
+    x : float32 [1, N, H, W]
+        The preconditioned image, c_in * image; H and W are even.
     sigma : float
         Noise level, the same for all samples.
     labels : integers [N]
         Class per sample.
+    activation : str
+        Of the model that the weights belong to, "relu" or "silu".
 
     Raises
     ------
     ValueError
         If the shapes of `x` and `labels` do not go together, or as `embedding`.
     """
-    e = embedding(weights, sigma, labels)
-    expected = (1, len(e), IMAGE_SIZE, IMAGE_SIZE)
-    if x.shape != expected:
-        raise ValueError(f"x must have the shape {expected} for {len(e)} labels, not {x.shape}")
+    e = embedding(weights, sigma, labels, activation)
+    if x.ndim != 4 or x.shape[:2] != (1, len(e)) or x.shape[2] % 2 or x.shape[3] % 2 or not x.size:
+        raise ValueError(f"x must have the shape (1, {len(e)}, H, W) for {len(e)} labels, H and W even, not {x.shape}")
     tensors: Activations = {"x": x.astype(np.float32)}
     for node in NETWORK:
         y = convolve(weights, node, np.concatenate([tensors[name] for name in node.inputs]))
@@ -181,7 +226,7 @@ def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike) 
         if node.residual is not None:
             y = y + tensors[node.residual]
         if node.relu:
-            y = _relu(y)
+            y = _activated(y, activation)
         if node.upsample:
             y = y.repeat(2, axis=2).repeat(2, axis=3)
         tensors[node.output] = y
@@ -192,5 +237,7 @@ def _linear(weights: Weights, name: str, x: Float32Array) -> Float32Array:
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
-def _relu(x: Float32Array) -> Float32Array:
-    return np.maximum(x, 0)
+def _activated(x: Float32Array, activation: Activation) -> Float32Array:
+    if activation == "relu":
+        return np.maximum(x, 0)
+    return x / (1 + np.exp(-np.maximum(x, np.float32(-80))))     # below -80 it is 0 all the same, and exp is finite
