@@ -34,6 +34,7 @@ import numpy as np
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.report import Table, announced, write_whole
 from golden.workload.layers import Workload
 from golden.workload.sample import StepProgram, step_program
 from golden.workload.sampler import STEPS, sample, sigma_schedule
@@ -46,7 +47,6 @@ from .accelerator import SimBackend
 from .baseline import dense_cycles
 from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl, psnr
 from .fast import FastSim
-from .report import Table, announced, write_whole
 from .toolchain import ToolError
 
 __all__ = ["demo", "main"]

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.report import Table, announced, to_csv, write_whole
 from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer
 from golden.workload.unet import DEFAULT_MODEL, MODELS
 from hw.config import PRESETS, Config, ConfigError, preset
@@ -34,7 +35,6 @@ from .engine import FastEngine
 from .fast import FastSim, Hang
 from .measure import STALLS, Measured
 from .network import NetworkRun
-from .report import Table, announced, to_csv, write_whole
 from .toolchain import ToolError
 
 __all__ = ["main"]

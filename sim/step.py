@@ -29,6 +29,7 @@ from golden.program.reference import run_network
 from golden.program.simulator import Simulator, Traffic
 from golden.program.tiler import tile
 from golden.program.timeline import ProgramCounters, predict_program
+from golden.report import Table, announced, write_whole
 from golden.workload.layers import Workload
 from golden.workload.network import NetworkStep, step_network
 from golden.workload.unet import CLASSES, DEFAULT_MODEL, MODELS
@@ -39,7 +40,6 @@ from sqdm import Device, DeviceError
 
 from .accelerator import SimBackend
 from .fast import FastSim
-from .report import Table, announced, write_whole
 from .toolchain import ToolError
 
 __all__ = ["StepRun", "main", "run_step"]

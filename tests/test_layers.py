@@ -12,12 +12,12 @@ from golden.detector import Labels
 from golden.formats import S4, U4, Tensor
 from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.ppu import PostParams
+from golden.report import to_csv, write_whole
 from golden.workload.layers import Workload, real_layer
 from hw.config import PRESETS
 from sim import layers, measure
 from sim.measure import Labelled, count_macs, deal, ideal_cycles
 from sim.network import LabelTable
-from sim.report import to_csv, write_whole
 
 BUILD = Path(__file__).parent.parent / "build"
 TINY = ["--preset", "tiny", "--model", "digits16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
@@ -196,7 +196,7 @@ def test_a_file_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
     def broken(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr("sim.report.os.replace", broken)
+    monkeypatch.setattr("golden.report.os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, "other")
     assert path.read_text() == 'a,b\n1,"x,y"\n'

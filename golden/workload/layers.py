@@ -22,7 +22,7 @@ from golden.formats import S8, U4, Format, Int64Array, ScaleFormat, Tensor
 from golden.layer import Layer, Transform
 from golden.layout import space_to_depth, space_to_depth_weights
 from golden.ppu import FACTOR_BITS, PostParams
-from golden.quantise import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
+from golden.quant.weights import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
 from golden.workload.unet import (
     CLASSES,
@@ -70,7 +70,7 @@ class Workload:
         precision and needs 13 to 14 accumulator bits less. In a layer with a residual, where R bounds S, it also
         leaves M bits enough, as wide windows do not.
     method : str
-        As of `golden.quantise.quantise`.
+        As of `golden.quant.weights.quantise`.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class RealLayer:
     scale_format : ScaleFormat
         What the layer's scale codes mean.
     channel_scale : float64 [K]
-        As of `golden.quantise.QuantisedWeights`.
+        As of `golden.quant.weights.QuantisedWeights`.
     in_scale, out_scale : float
         The activation that 1 stands for in the inputs and in the output.
     reference : float64 [K, N, H, W]

@@ -1,0 +1,103 @@
+"""Calibration layer by layer: each layer meets the float network's result with the inputs that it will really get.
+
+The layers are gone through in order, on a float model's own samples. A layer's inputs are those of the quantised network,
+with all layers before already quantised and corrected; its result before the activation function should be the float
+network's. Two things can be done about the difference:
+
+- Feedback: its weights are rounded so that the squared difference is least, see `golden.quant.feedback`.
+- Bias correction: its mean per output channel is taken off the bias (empirical bias correction of Nagel et al.,
+  "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2 and appendix
+  D). The mean is over all time steps, for a layer has one bias for all of them. Where the bias is modulated, the shift
+  that comes after is corrected instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from golden.quant.evaluate import activated, columns, dequantised, fake_quantise, layer_sum
+from golden.quant.feedback import least_squares_weights, round_with_feedback
+from golden.quant.model import QuantisedModel
+from golden.quant.weights import QuantisedWeights
+from golden.workload.unet import MODELS, NETWORK, Activations, Float32Array, Node, Weights, embedding
+
+__all__ = ["correct"]
+
+Tensors = Mapping[str, Float32Array]    # [C, H, W, N] by name
+
+
+def correct(model: QuantisedModel, weights: Weights, activations: Sequence[Activations], labels: ArrayLike, *,
+            feedback: bool = False, bias: bool = False) -> QuantisedModel:
+    """Calibrate a quantised model layer by layer.
+
+    Parameters
+    ----------
+    model : QuantisedModel
+        Its scales and formats stay.
+    weights : mapping
+        Of the float model; dilated if `model` is.
+    activations : list of dict
+        Of the same float model, per time step: every tensor, [C, N, H, W], by name.
+    labels : integers [N]
+        Classes of the samples.
+    feedback : bool
+        Round the weights with error feedback.
+    bias : bool
+        Correct the biases.
+    """
+    activation = MODELS[model.model].activation
+    targets = [{name: values.transpose(0, 2, 3, 1) for name, values in tensors.items()} for tensors in activations]
+    steps = range(model.steps)
+    e_float = [embedding(weights, float(sigma), labels, activation) for sigma in model.sigmas]
+    e = [embedding(model.rest, float(sigma), labels, activation) for sigma in model.sigmas]
+    made, rest, real = dict(model.weights), dict(model.rest), dict(dequantised(model))
+
+    def quantised(name: str, step: int, values: Float32Array) -> Float32Array:
+        return fake_quantise(values, float(model.scales[name][step]), model.formats[name])
+
+    first = NETWORK[0].inputs[0]
+    tensors: list[dict[str, Float32Array]] = [
+        {first: quantised(first, step, np.ascontiguousarray(targets[step][first]))} for step in steps]
+    for node in NETWORK:
+        if feedback:
+            made[node.name] = _with_feedback(node, weights, made[node.name], tensors, targets)
+            real[f"{node.name}.weight"] = made[node.name].dequantise().astype(np.float32)
+        sums = [layer_sum(real, node, tensors[step], e[step]) for step in steps]
+        if bias:
+            wanted = [layer_sum(weights, node, targets[step], e_float[step]) for step in steps]
+            excess = np.mean([(ours - theirs).mean(axis=(1, 2, 3), dtype=np.float64)
+                              for ours, theirs in zip(sums, wanted, strict=True)], axis=0).astype(np.float32)
+            name = _bias_name(node)
+            rest[name] = rest[name].copy()
+            rest[name][-len(excess):] -= excess
+            for values in sums:
+                values -= excess[:, None, None, None]
+            real[name] = rest[name]
+        for step in steps:
+            y = quantised(node.output, step, activated(sums[step], node, activation))
+            tensors[step][node.output] = y.repeat(2, axis=1).repeat(2, axis=2) if node.upsample else y
+    return replace(model, weights=made, rest=rest)
+
+
+def _bias_name(node: Node) -> str:
+    """Of the real numbers whose last K are added to a layer's result: its bias, or after modulation the shift."""
+    return f"{node.modulation or node.name}.bias"
+
+
+def _with_feedback(node: Node, weights: Weights, scaled: QuantisedWeights, tensors: Sequence[Tensors],
+                   targets: Sequence[Tensors]) -> QuantisedWeights:
+    """A layer's weights rounded to their scales with error feedback."""
+    w = weights[f"{node.name}.weight"].astype(np.float64)
+    moments, cross = (np.zeros((w[0].size, w[0].size)) for _ in range(2))
+    for ours, theirs in zip(tensors, targets, strict=True):
+        x = _columns(node, ours, w.shape[-1])
+        moments += x @ x.T
+        cross += (_columns(node, theirs, w.shape[-1]) - x) @ x.T
+    wanted = least_squares_weights(w.reshape(len(w), -1), moments, cross)
+    return round_with_feedback(wanted.reshape(w.shape), moments, scaled)
+
+
+def _columns(node: Node, tensors: Tensors, size: int) -> Float32Array:
+    return columns(np.concatenate([tensors[name] for name in node.inputs]), size, node.stride)
