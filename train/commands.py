@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from golden.workload.unet import CLASSES
-from sim.report import write_whole
+from golden.report import write_whole
 
 from . import classifier, edm
 from .models import MODELS, to_npz
