@@ -32,7 +32,7 @@ def run_random(seed: int) -> StepRun:
     rng = np.random.default_rng([seed, 11])
     case = random_case(rng, TINY, (2, 4, 6), 4, masks=True)
     block = rng.integers(0, case.network.blocks, 2).tolist() if case.network.blocks > 1 else [0, 0]
-    return run_step(TINY, Device.open(backend()), NetworkStep(case.network, case.inputs, tuple(block), 1.0, 1.0), 0)
+    return run_step(TINY, Device.open(backend()), NetworkStep(case.network, case.inputs, tuple(block)), 0)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -55,7 +55,7 @@ def test_a_wrong_program_is_seen() -> None:
     case = random_case(rng, TINY, (2, 4, 6), 4)
     device = Device.open(backend())
     device.set_batch = lambda _: Device.set_batch(device, [1, 1])  # type: ignore[method-assign]
-    assert not run_step(TINY, device, NetworkStep(case.network, case.inputs, (0, 2), 1.0, 1.0), 0).exact
+    assert not run_step(TINY, device, NetworkStep(case.network, case.inputs, (0, 2)), 0).exact
 
 
 def test_the_model_refuses_a_run_with_an_error() -> None:

@@ -10,9 +10,10 @@ from scipy.signal import correlate2d
 
 from golden.conv import conv, prove
 from golden.formats import S4, S8, U4, ScaleFormat, Tensor
+from golden.graph.calibrate import activation_scale
 from golden.layout import space_to_depth, upsample2
 from golden.ppu import postprocess
-from golden.workload.layers import LAYERS, RealLayer, Workload, activation_scale, real_layer
+from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer
 from golden.workload.sampler import denoise, sample, sigma_schedule
 from golden.workload.unet import NETWORK, convolve, embedding, forward, load, modulation
 
@@ -283,10 +284,10 @@ def test_activation_scale_is_better_than_min_max(fmt):
     def error(step):
         return np.square(values - step * np.clip(np.rint(values / step), fmt.min, fmt.max)).mean()
 
-    step = activation_scale(values, fmt)
+    step = activation_scale([(values, fmt)])
     assert error(step) < 0.97 * error(np.abs(values).max() / fmt.max)
     assert error(step) <= min(error(step * 1.05), error(step * 0.95))
-    assert activation_scale(np.zeros(4, np.float32), fmt) == 1.0
+    assert activation_scale([(np.zeros(4, np.float32), fmt)]) == 1.0
 
 
 def test_a_window_that_leaves_m_no_bits_beside_r_is_refused():

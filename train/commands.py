@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from golden.workload.unet import CLASSES
 from golden.report import write_whole
+from golden.workload.unet import CLASSES
 
 from . import classifier, edm
 from .models import MODELS, to_npz

@@ -6,9 +6,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from golden.formats import S4, S8, Format, ScaleFormat
+from golden.graph.calibrate import NARROW_SCALES
+from golden.graph.forward import Float32Array, Weights
 from golden.quant.activations import Calibration, activation_formats, activation_scales
 from golden.quant.dilate import Granularity, dilated, dilated_inputs, dilated_rest, divisors
-from golden.quant.layerwise import correct
+from golden.quant.layerwise import BiasCorrection, correct
 from golden.quant.model import QuantisedModel
 from golden.quant.mx import BLOCK, encode, quantise_mxint8
 from golden.quant.weights import (
@@ -19,17 +21,15 @@ from golden.quant.weights import (
     quantise_per_channel,
     quantise_per_tensor,
 )
-from golden.workload.unet import MODELS, NETWORK, Float32Array, Weights
+from golden.workload.unet import MODELS, NETWORK, OUTPUT
 
-__all__ = ["FIRST_AND_LAST", "NARROW_SCALES", "SKIPS", "Recipe", "WeightRule", "quantise_model"]
+__all__ = ["FIRST_AND_LAST", "SKIPS", "Recipe", "WeightRule", "quantise_model"]
 
 Scales = Literal["tensor", "channel", "fp8", "power_of_two", "mxint8"]
 
 FP8_SCALES = ScaleFormat(exp_bits=4, man_bits=3)
-NARROW_SCALES = ScaleFormat(exp_bits=1, man_bits=3)
-FIRST_AND_LAST = (NETWORK[0].name, NETWORK[-1].name)
-SKIPS = tuple(node.name for node in NETWORK if not node.relu and node is not NETWORK[-1])
-WHOLE_CHANNEL = 1 << 20     # a group of so many input channels is all of them
+FIRST_AND_LAST = tuple(node.name for node in NETWORK if node.weight_bits == 8)
+SKIPS = tuple(node.name for node in NETWORK if not node.relu and node.output != OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,10 @@ class Recipe:
         the host and nothing else).
     dilate : bool
         Weight dilation, see `golden.quant.dilate`; with ReLU only.
-    feedback, correct_bias : bool
-        Calibration layer by layer, see `golden.quant.layerwise`.
+    feedback : bool
+        Round the weights with error feedback, see `golden.quant.feedback`.
+    bias : str
+        Bias correction, "none", "mean" or "active", see `golden.quant.layerwise`.
     """
 
     weights: WeightRule = WeightRule(scale_format=NARROW_SCALES)
@@ -128,7 +130,7 @@ class Recipe:
     mxint8_embedding: bool = False
     dilate: bool = False
     feedback: bool = False
-    correct_bias: bool = False
+    bias: BiasCorrection = "none"
 
     def __post_init__(self) -> None:
         unknown = set(self.sensitive_layers) - {node.name for node in NETWORK}
@@ -184,9 +186,9 @@ def quantise_model(weights: Weights, recipe: Recipe, calibration: Calibration) -
     scales = activation_scales(activations, formats, temporal=recipe.temporal,
                                power_of_two=recipe.power_of_two_activations)
     model = QuantisedModel(calibration.model, calibration.run.sigmas, quantised, rest, formats, scales)
-    if recipe.feedback or recipe.correct_bias:
+    if recipe.feedback or recipe.bias != "none":
         model = correct(model, weights, activations, calibration.run.labels, feedback=recipe.feedback,
-                        bias=recipe.correct_bias)
+                        bias=recipe.bias)
     return model
 
 

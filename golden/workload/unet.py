@@ -12,27 +12,26 @@
     block(x): h = relu(conv0(x) * (1 + scale(e)) + shift(e));  y = relu(skip(x) + conv1(h))
 
 Sizes are those of 8x8 images; others work alike. Models for comparison have SiLU in the place of every ReLU.
-`NETWORK` says the same as data, and is what both the float forward pass and the integer layers are made from. Tensors
-are [C, N, H, W], as everywhere in `golden`.
+`GRAPH` says the same as data, and is what both the float forward pass and the integer layers are made from. Tensors are
+[C, N, H, W], as everywhere in `golden`.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Float32Array = NDArray[np.float32]
-Weights = Mapping[str, Float32Array]
-Activations = dict[str, Float32Array]
-Activation = Literal["relu", "silu"]
+from golden.graph.forward import Activation, Activations, Float32Array, Weights, activated, convolve, run
+from golden.graph.graph import Graph, Node, Source
+
+__all__ = ["CLASSES", "DEFAULT_MODEL", "GRAPH", "INPUT", "MODELS", "NETWORK", "OUTPUT", "Activation", "Activations",
+           "Float32Array", "ModelInfo", "Node", "Weights", "convolve", "embedding", "forward", "load", "modulation"]
 
 CLASSES = 10
+INPUT, OUTPUT = "x", "F"
 DEFAULT_MODEL = "digits32"
 DATA = Path(__file__).parent.parent / "data"
 SUFFIX = "_float.npz"
@@ -77,60 +76,27 @@ def _info(path: Path) -> ModelInfo:
 MODELS = {info.name: info for info in map(_info, sorted(DATA.glob(f"*{SUFFIX}")))}
 
 
-@dataclass(frozen=True)
-class Node:
-    """One convolution of the network with everything that is applied to its result before it is written.
-
-    Parameters
-    ----------
-    name : str
-        Prefix of its weights' names.
-    inputs : tuple of str
-        Tensors that are concatenated along the channels.
-    output : str
-        The tensor that it writes.
-    residual : str or None
-        Tensor that is added to the convolution's result.
-    modulation : str or None
-        Name of the linear layer that makes scale and shift per sample and channel out of the embedding.
-    relu : bool
-        The activation function comes last.
-    stride : int
-        1 or 2.
-    upsample : bool
-        Write every pixel as 2x2 pixels.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    output: str
-    residual: str | None = None
-    modulation: str | None = None
-    relu: bool = True
-    stride: int = 1
-    upsample: bool = False
-
-
 def _block(name: str, inputs: tuple[str, ...], output: str, upsample: bool = False) -> tuple[Node, ...]:
     """A residual block; with two inputs its residual goes through a 1x1 convolution."""
     hidden, skip = f"{name}.hidden", f"{name}.skip"
-    body = (Node(f"{name}.conv0", inputs, hidden, modulation=f"{name}.emb"),
-            Node(f"{name}.conv1", (hidden,), output, residual=skip if len(inputs) > 1 else inputs[0],
+    body = (Node(f"{name}.conv0", inputs, hidden, modulation=f"{name}.emb", relu=True),
+            Node(f"{name}.conv1", (hidden,), output, residual=skip if len(inputs) > 1 else inputs[0], relu=True,
                  upsample=upsample))
-    return (Node(skip, inputs, skip, relu=False), *body) if len(inputs) > 1 else body
+    return (Node(skip, inputs, skip), *body) if len(inputs) > 1 else body
 
 
 NETWORK = (
-    Node("conv_in", ("x",), "h0"),
+    Node("conv_in", (INPUT,), "h0", relu=True, weight_bits=8),
     *_block("e1", ("h0",), "h1"),
-    Node("down", ("h1",), "d", stride=2),
+    Node("down", ("h1",), "d", relu=True, stride=2),
     *_block("e3", ("d",), "d3"),
     *_block("mid", ("d3",), "m"),
     *_block("u3", ("m", "d3"), "u", upsample=True),
-    Node("up", ("u",), "v"),
+    Node("up", ("u",), "v", relu=True),
     *_block("u1", ("v", "h1"), "o"),
-    Node("conv_out", ("o",), "F", relu=False),
+    Node("conv_out", ("o",), OUTPUT, weight_bits=8),
 )
+GRAPH = Graph((Source(INPUT, 1),), NETWORK, (OUTPUT,))
 
 
 @cache
@@ -153,10 +119,11 @@ def load(name: str = DEFAULT_MODEL) -> Weights:
     return weights
 
 
-def embedding(weights: Weights, sigma: float, labels: ArrayLike, activation: Activation = "relu") -> Float32Array:
+def embedding(weights: Weights, sigma: ArrayLike, labels: ArrayLike, activation: Activation = "relu") -> Float32Array:
     """What the network knows of noise level and class, [N, 64].
 
     Features are cosines, then sines, of log(sigma) / 4 (EDM's c_noise, table 1 of arXiv 2206.00364) times `freqs`.
+    `sigma` is one number for all samples, or one for each, [N].
 
     Raises
     ------
@@ -166,12 +133,13 @@ def embedding(weights: Weights, sigma: float, labels: ArrayLike, activation: Act
     classes = np.asarray(labels)
     if classes.ndim != 1 or classes.dtype.kind not in "iu" or not np.isin(classes, np.arange(CLASSES)).all():
         raise ValueError(f"labels must be one row of integers in [0, {CLASSES - 1}], not {labels!r}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, not {sigma}")
-    angles = weights["freqs"] * np.float32(np.log(sigma) / 4)
-    noise = np.concatenate([np.cos(angles), np.sin(angles)])
-    noise = _linear(weights, "map1", _activated(_linear(weights, "map0", noise), activation))
-    return _activated(noise + weights["map_label.weight"].T[classes], activation)
+    sigmas = np.asarray(sigma, dtype=np.float64)
+    if sigmas.shape not in ((), classes.shape) or not (sigmas > 0).all():
+        raise ValueError(f"sigma must be positive, one number or one for each of {classes.size} samples, not {sigma!r}")
+    angles = weights["freqs"] * (np.log(sigmas) / 4).astype(np.float32)[..., None]
+    noise = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    noise = _linear(weights, "map1", activated(_linear(weights, "map0", noise), activation))
+    return activated(noise + weights["map_label.weight"].T[classes], activation)
 
 
 def modulation(weights: Weights, name: str, e: Float32Array) -> tuple[Float32Array, Float32Array]:
@@ -180,19 +148,7 @@ def modulation(weights: Weights, name: str, e: Float32Array) -> tuple[Float32Arr
     return 1 + scale, shift
 
 
-def convolve(weights: Weights, node: Node, x: Float32Array) -> Float32Array:
-    """A node's convolution with bias: [C, N, H, W] to [K, N, H / stride, W / stride], zeros beyond the border."""
-    kernel = weights[f"{node.name}.weight"]
-    outputs, inputs, size, _ = kernel.shape
-    border = (size // 2, size // 2)
-    windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), border, border)), (size, size), axis=(2, 3))
-    windows = windows[:, :, :: node.stride, :: node.stride].transpose(0, 4, 5, 1, 2, 3)
-    pixels = windows.shape[3:]
-    flat = kernel.reshape(outputs, -1) @ windows.reshape(inputs * size * size, -1)
-    return flat.reshape(outputs, *pixels) + weights[f"{node.name}.bias"][:, None, None, None]
-
-
-def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike,
+def forward(weights: Weights, x: Float32Array, sigma: ArrayLike, labels: ArrayLike,
             activation: Activation = "relu") -> Activations:
     """Run the network: every tensor of `NETWORK` by name, "F" being the result.
 
@@ -202,8 +158,8 @@ def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike,
         From `load`.
     x : float32 [1, N, H, W]
         The preconditioned image, c_in * image; H and W are even.
-    sigma : float
-        Noise level, the same for all samples.
+    sigma : number, or numbers [N]
+        Noise level of all samples, or of each.
     labels : integers [N]
         Class per sample.
     activation : str
@@ -217,27 +173,8 @@ def forward(weights: Weights, x: Float32Array, sigma: float, labels: ArrayLike,
     e = embedding(weights, sigma, labels, activation)
     if x.ndim != 4 or x.shape[:2] != (1, len(e)) or x.shape[2] % 2 or x.shape[3] % 2 or not x.size:
         raise ValueError(f"x must have the shape (1, {len(e)}, H, W) for {len(e)} labels, H and W even, not {x.shape}")
-    tensors: Activations = {"x": x.astype(np.float32)}
-    for node in NETWORK:
-        y = convolve(weights, node, np.concatenate([tensors[name] for name in node.inputs]))
-        if node.modulation is not None:
-            factor, shift = modulation(weights, node.modulation, e)
-            y = y * factor[:, :, None, None] + shift[:, :, None, None]
-        if node.residual is not None:
-            y = y + tensors[node.residual]
-        if node.relu:
-            y = _activated(y, activation)
-        if node.upsample:
-            y = y.repeat(2, axis=2).repeat(2, axis=3)
-        tensors[node.output] = y
-    return tensors
+    return run(GRAPH, weights, {INPUT: x}, lambda name: modulation(weights, name, e), activation)
 
 
 def _linear(weights: Weights, name: str, x: Float32Array) -> Float32Array:
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-
-def _activated(x: Float32Array, activation: Activation) -> Float32Array:
-    if activation == "relu":
-        return np.maximum(x, 0)
-    return x / (1 + np.exp(-np.maximum(x, np.float32(-80))))     # below -80 it is 0 all the same, and exp is finite
