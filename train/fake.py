@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from golden.formats import S4, Format
-from golden.quant.activations import sharing
 from golden.quant.model import TENSORS, QuantisedModel
-from golden.workload.unet import CLASSES, MODELS, NETWORK, Node
+from golden.workload.unet import CLASSES, GRAPH, MODELS, NETWORK, Node
 from golden.workload.unet import Weights as FloatWeights
 
 from .network import Parameters, embedding, node_output
 
+SHARED = {name: names[0] for names in GRAPH.sharing() for name in names}     # by tensor, whose scale it has
 EDGE = 0.49     # how far from its integer, in steps, a weight may begin
 
 
@@ -66,7 +66,7 @@ class FakeQuantised:
                                                    (made.q + EDGE) * steps))
             self.channel_scale[name] = _trainable(np.log(made.channel_scale))
         self.rest = {name: _trainable(array) for name, array in model.rest.items()}
-        self.scale = {sharing(name)[0]: _trainable(np.log(model.scales[name])) for name in TENSORS}
+        self.scale = {SHARED[name]: _trainable(np.log(model.scales[name])) for name in TENSORS}
         self.sigmas = torch.from_numpy(model.sigmas.astype(np.float32))
 
     def parameters_of(self, nodes: Iterable[Node]) -> dict[str, list[Tensor]]:
@@ -80,7 +80,7 @@ class FakeQuantised:
                 found["code"].append(self.code[node.name])
             for prefix in filter(None, (node.name, node.modulation)):
                 found["rest"] += [value for name, value in self.rest.items() if name.rpartition(".")[0] == prefix]
-        found["scale"] += [self.scale[name] for name in dict.fromkeys(sharing(node.output)[0] for node in nodes)]
+        found["scale"] += [self.scale[name] for name in dict.fromkeys(SHARED[node.output] for node in nodes)]
         if len(nodes) == len(NETWORK):
             found["scale"].append(self.scale[NETWORK[0].inputs[0]])
             found["rest"] += [value for name, value in self.rest.items() if name.startswith("map")]
@@ -100,7 +100,7 @@ class FakeQuantised:
 
     def quantise(self, name: str, values: Tensor, steps: Tensor) -> Tensor:
         """Values [N, C, H, W] of a tensor as multiples of its scales at the time steps [N]."""
-        return _fake_quantise(values, self.scale[sharing(name)[0]].exp()[steps][:, None, None, None],
+        return _fake_quantise(values, self.scale[SHARED[name]].exp()[steps][:, None, None, None],
                               self.model.formats[name])
 
     def run(self, nodes: Iterable[Node], tensors: Mapping[str, Tensor], steps: Tensor,
@@ -135,7 +135,7 @@ class FakeQuantised:
             codes = self._values(name).numpy().astype(np.int64) if name in self.code else old.codes
             made[name] = replace(old, q=q.numpy().astype(np.int64), codes=codes,
                                  channel_scale=self.channel_scale[name].exp().numpy().astype(np.float64))
-        scales = {name: self.scale[sharing(name)[0]].exp().numpy().astype(np.float64) for name in TENSORS}
+        scales = {name: self.scale[SHARED[name]].exp().numpy().astype(np.float64) for name in TENSORS}
         rest = {name: value.numpy().copy() for name, value in self.rest.items()}
         return replace(self.model, weights=made, scales=scales, rest=rest)
 
