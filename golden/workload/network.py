@@ -45,9 +45,8 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
     """The network at a time step.
 
     A tensor that is read with a stride is written as it is, and once more by space-to-depth: it has other readers too.
-    Where a layer adds an 8-bit residual and upsamples, the post-processor would read the residual for each of the many
-    small writes, so the result is upsampled in a pass of its own, which is faster. Skips run right before the layer
-    that adds them, for their 8-bit results are the largest tensors.
+    One that is upsampled is so where it is read. Skips run right before the layer that adds them, for their 8-bit
+    results are the largest tensors.
 
     Parameters
     ----------
@@ -72,6 +71,7 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
         raise ValueError(f"{workload.samples} samples are not all {CLASSES} classes; use at least {CLASSES}")
     nodes: list[Node] = []
     strided = {name for node in NETWORK if node.stride == 2 for name in node.inputs}
+    upsampled = {node.output for node in NETWORK if node.upsample}
     source: Tensor | None = None
     in_scale = out_scale = 1.0
     for node in _late_skips():
@@ -82,24 +82,17 @@ def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None 
             in_scale = real.in_scale
         out_scale = real.out_scale
         inputs = tuple(_strided(name) if node.stride == 2 else name for name in node.inputs)
-        apart = node.upsample and layer.residual is not None and layer.residual.fmt.planes > 1
-        detection = _detection(detect, real, samples)
         nodes.append(Conv(
-            name=node.name, inputs=inputs, output=_small(node.output) if apart else node.output,
-            weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt,
-            residual=node.residual,
-            post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone),
-            transform="upsample" if node.upsample and not apart else "none", detection=None if apart else detection))
-        one = np.ones((1, len(layer.weights)), np.int64)
-        copy = Parameters(one, 0 * one, 0 * one, 0)
-        if apart:
-            nodes.append(Elementwise(
-                name=f"{node.name} upsampled", inputs=(_small(node.output),), output=node.output, post=copy,
-                out_fmt=layer.out_fmt, transform="upsample", detection=detection))
+            name=node.name, inputs=inputs, output=node.output, weights=layer.weights, w_fmt=layer.w_fmt,
+            codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt, residual=node.residual,
+            post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone), upsampled=upsampled.issuperset(inputs),
+            detection=_detection(detect, real, samples)))
         if node.output in strided:
+            one = np.ones((1, len(layer.weights)), np.int64)
             nodes.append(Elementwise(
-                name=f"{node.name} strided", inputs=(node.output,), output=_strided(node.output), post=copy,
-                out_fmt=layer.out_fmt, transform="space_to_depth", detection=_detection(detect, real, samples, 4)))
+                name=f"{node.name} strided", inputs=(node.output,), output=_strided(node.output),
+                post=Parameters(one, 0 * one, 0 * one, 0), out_fmt=layer.out_fmt, transform="space_to_depth",
+                detection=_detection(detect, real, samples, 4)))
     assert source is not None
     first, last = NETWORK[0].inputs[0], NETWORK[-1].output
     sample_block = tuple(int(label) for label in np.arange(samples) % CLASSES)
@@ -120,10 +113,6 @@ def _late_skips() -> list[Layer]:
 
 def _strided(name: str) -> str:
     return f"{name} strided"
-
-
-def _small(name: str) -> str:
-    return f"{name} before upsampling"
 
 
 def _detection(detect: Detect | None, real: RealLayer, samples: int, parts: int = 1) -> Detection | None:
