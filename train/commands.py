@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
+from sim.report import write_whole
 
 from golden.workload.unet import CLASSES
-from sim.report import write_whole
 
 from . import classifier, edm
 from .models import MODELS, to_npz
