@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from golden.report import Table
 from hw.config import PRESETS, Config, ConfigError, preset
 from hw.gen import BLOCKS, TOP
-from sim.report import Table
 from sim.toolchain import ToolError
 
 from .area import TARGETS, Area, Effort, measure, target

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from golden.report import announced, write_whole
 from hw.config import Config, ConfigError
 from hw.gen import convert
-from sim.report import announced, write_whole
 from sim.toolchain import ToolError, run, yosys
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Small description of a network, from which `golden.program.tiler` makes a program.
 
 Tensors have names. A node reads tensors and makes one; nodes are listed in the order in which they run. Numbers are
-integers as the hardware takes them; `golden.quantise` and `golden.workload` make them.
+integers as the hardware takes them; `golden.quant.weights` and `golden.workload` make them.
 """
 
 from collections.abc import Mapping, Sequence
