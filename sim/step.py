@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from golden.conv import AccumulatorOverflow
-from golden.detector import Detection, balance_detection
+from golden.graph.integer import balanced
 from golden.layer import LayerError
 from golden.program.reference import run_network
 from golden.program.simulator import Simulator, Traffic
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"stall={options.stall}, latency={options.latency}: stall must be from 0 to below 1, "
                              "latency at least 1")
         steps = [step_network(options.step, Workload(model=options.model, samples=max(samples, CLASSES)),
-                              lambda pixels: _detection(config, pixels), samples) for samples in options.batch]
+                              balanced(config), samples) for samples in options.batch]
     except (ConfigError, ValueError) as error:
         print(f"sim.step: {error}", file=sys.stderr)
         return 2
@@ -206,10 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ToolError, DeviceError, LayerError, AccumulatorOverflow) as error:
         print(f"sim.step: {error}", file=sys.stderr)
         return 1
-
-
-def _detection(config: Config, pixels: int) -> Detection:
-    return balance_detection(pixels, config.dense, config.sparse, config.dense_taps)
 
 
 def _steps(config: Config, sim: FastSim, steps: Sequence[NetworkStep], options: argparse.Namespace) -> int:

@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golden.detector import Detection
+from golden.detector import Detection, balance_detection
 from golden.formats import Format
 from golden.graph.graph import Graph, Node
 from golden.layer import Transform
 from golden.layout import space_to_depth_weights
+from golden.machine import Machine
 from golden.ppu import FACTOR_BITS
 from golden.program.network import Conv, Elementwise, Input, Network, Parameters
 from golden.program.network import Node as IntegerNode
 from golden.quant.weights import Float64Array, QuantisedWeights
 
-__all__ = ["Detect", "Quantisation", "in_memory", "integer_network", "late_residuals", "parameters", "selected"]
+__all__ = ["Detect", "Quantisation", "balanced", "in_memory", "integer_network", "late_residuals", "parameters",
+           "selected"]
 
 Detect = Callable[[int], Detection]     # from the pixels of a channel, N*H*W before upsampling
 
@@ -168,6 +170,14 @@ def integer_network(graph: Graph, quantisation: Quantisation, sizes: Mapping[str
     inputs = tuple(Input(source.name, (source.channels, samples, *shapes[source.name][1:]), formats[source.name])
                    for source in graph.inputs)
     return Network(inputs, tuple(nodes), graph.outputs)
+
+
+def balanced(machine: Machine) -> Detect:
+    """Labels by which the arrays of a configuration have equal work."""
+    def detect(pixels: int) -> Detection:
+        return balance_detection(pixels, machine.dense, machine.sparse, machine.dense_taps)
+
+    return detect
 
 
 def late_residuals(graph: Graph) -> list[Node]:

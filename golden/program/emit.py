@@ -95,6 +95,7 @@ class Emitter:
         self._descriptors: list[tuple[Opcode, dict[str, int]]] = []
         self._payload = bytearray()
         self._offsets: dict[bytes, int] = {}
+        self.layers: dict[int, str] = {}        # by descriptor, what its node is called
         # Since the last LOAD that waited: nibbles that layers and stores read or write, bytes that stores write.
         self._chip_used: list[tuple[int, int]] = []
         self._host_written: list[tuple[int, int]] = []
@@ -186,6 +187,7 @@ class Emitter:
             start = inputs[0].channels(first, end)
             values |= {"in0_base": start.base, "in0_end": start.end}
         self._check(node, values)
+        self.layers[len(self._descriptors)] = node.name
         self._descriptors.append((Opcode.CONV if isinstance(node, Conv) else Opcode.ELEMENTWISE, values))
 
     def _check(self, node: Node, values: dict[str, int]) -> None:

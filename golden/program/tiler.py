@@ -164,7 +164,7 @@ class _Tiler:
         self.emitter.end()
         code, count = self.emitter.program()
         return Program(code, count, self.data_size, samples, self.emitter.blocks, self.machine.bus_bits, self.host,
-                       self.labels)
+                       self.labels, self.emitter.layers)
 
     # Places.
 

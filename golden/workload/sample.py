@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden.detector import Detection, balance_detection
 from golden.formats import Int64Array, Tensor
+from golden.graph.integer import balanced
 from golden.machine import Machine
 from golden.program.bundle import Program
 from golden.program.network import Conv, Network
@@ -75,10 +75,7 @@ def step_program(step: int | Sequence[int], labels: Sequence[int], machine: Mach
     golden.layer.LayerError, golden.conv.AccumulatorOverflow
         If the configuration cannot run the network.
     """
-    def detect(pixels: int) -> Detection:
-        return balance_detection(pixels, machine.dense, machine.sparse, machine.dense_taps)
-
-    made = batch_network(step, labels, workload, detect)
+    made = batch_network(step, labels, workload, balanced(machine))
     return StepProgram(made.network, tile(made.network, machine), made.sample_block, made.in_scale, made.out_scale)
 
 
