@@ -9,21 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from golden.formats import S4, S8, U4, U8, Format
+from golden.graph.calibrate import activation_scale as least_error_scale
+from golden.graph.forward import Activation, Float32Array
+from golden.quant.evaluate import fake_quantise
 from golden.quant.model import TENSORS
 from golden.quant.weights import Float64Array
 from golden.workload.sampler import STEPS, Trajectory, sample
-from golden.workload.unet import CLASSES, MODELS, NETWORK, Activation, Float32Array, load
+from golden.workload.unet import CLASSES, GRAPH, MODELS, load
 
-__all__ = ["Calibration", "activation_formats", "activation_scale", "activation_scales", "sharing"]
+__all__ = ["Calibration", "activation_formats", "activation_scale", "activation_scales"]
 
 SAMPLES = 60
 SIGMA_MAX = 10.0
-MOST_VALUES = 20_000                        # of a tensor and step that the search for a scale looks at
-SCALE_SHARES = np.linspace(0.2, 1.0, 81)    # of the scale that clips nothing, tried for the least error
-SIGNED = (NETWORK[0].inputs[0], *(node.output for node in NETWORK if not node.relu))
+MOST_VALUES = 20_000    # of a tensor and step that the search for a scale looks at
+SIGNED = tuple(name for name, fmt in GRAPH.formats.items() if fmt.signed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,6 @@ class Calibration:
         return cls(model, sample(load(model), labels, steps=steps, sigma_max=sigma_max, seed=seed, info=MODELS[model]))
 
 
-def sharing(name: str) -> tuple[str, ...]:
-    """The tensors that have one scale with `name`, itself included: those that it is concatenated with."""
-    return next((node.inputs for node in NETWORK if len(node.inputs) > 1 and name in node.inputs), (name,))
-
-
 def activation_formats(bits: int, activation: Activation, signed_bits: int = 8) -> dict[str, Format]:
     """Format of every tensor.
 
@@ -77,24 +73,20 @@ def activation_formats(bits: int, activation: Activation, signed_bits: int = 8) 
     return {name: signed[signed_bits] if name in SIGNED else after for name in TENSORS}
 
 
-def activation_scale(values: NDArray[np.floating], fmt: Format, *, power_of_two: bool = False) -> float:
-    """The scale with the least squared error of quantising values [...], of `SCALE_SHARES` of the min-max scale.
+def activation_scale(values: Float32Array, fmt: Format, *, power_of_two: bool = False) -> float:
+    """The scale with the least squared error of quantising values [...] to a format.
 
-    Of more than `MOST_VALUES` values a random choice is tried, always the same. With `power_of_two` the scale is the
-    best power of two from an eighth of the min-max scale up to twice it.
+    See `golden.graph.calibrate.activation_scale`, but of more than `MOST_VALUES` values a random choice is looked at,
+    always the same. With `power_of_two` it is the best power of two: the least that clips nothing or one of the three
+    below.
     """
-    values = np.asarray(values, dtype=np.float32).ravel()
-    largest = float(np.abs(values).max())
-    if largest == 0:
-        return 1.0
     if values.size > MOST_VALUES:
-        values = values[np.random.default_rng(0).integers(0, values.size, MOST_VALUES)]
-    if power_of_two:
-        steps = np.exp2(np.ceil(np.log2(largest / fmt.max)) - np.arange(4))
-    else:
-        steps = largest / fmt.max * SCALE_SHARES
-    values = values.astype(np.float64)
-    errors = [np.square(step * np.clip(np.rint(values / step), fmt.min, fmt.max) - values).mean() for step in steps]
+        values = values.ravel()[np.random.default_rng(0).integers(0, values.size, MOST_VALUES)]
+    largest = float(np.abs(values).max())
+    if not power_of_two or largest == 0:
+        return least_error_scale([(values, fmt)])
+    steps = np.exp2(np.ceil(np.log2(largest / fmt.max)) - np.arange(4))
+    errors = [np.square(fake_quantise(values, float(step), fmt) - values).mean() for step in steps]
     return float(steps[np.argmin(errors)])
 
 
@@ -114,12 +106,9 @@ def activation_scales(activations: list[dict[str, Float32Array]], formats: Mappi
         See `activation_scale`.
     """
     scales: dict[str, Float64Array] = {}
-    for name in TENSORS:
-        if name in scales:
-            continue
-        pooled = [np.concatenate([tensors[other].ravel() for other in sharing(name)]) for tensors in activations]
-        parts: list[ArrayLike] = list(pooled) if temporal else [np.concatenate(pooled)]
-        found = [activation_scale(np.asarray(part), formats[name], power_of_two=power_of_two) for part in parts]
-        for other in sharing(name):
-            scales[other] = np.broadcast_to(found, len(activations)).astype(np.float64)
+    for names in GRAPH.sharing():
+        found = [np.concatenate([tensors[name].ravel() for name in names]) for tensors in activations]
+        parts = found if temporal else [np.concatenate(found)]
+        best = [activation_scale(part, formats[names[0]], power_of_two=power_of_two) for part in parts]
+        scales |= dict.fromkeys(names, np.broadcast_to(np.array(best), len(activations)))
     return scales

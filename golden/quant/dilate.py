@@ -25,9 +25,11 @@ from typing import Literal
 
 import numpy as np
 
+from golden.graph.forward import Float32Array, Weights, channels
+from golden.graph.graph import Node
 from golden.quant.model import TENSORS
 from golden.quant.weights import Float64Array, grouped
-from golden.workload.unet import NETWORK, Float32Array, Node, Weights
+from golden.workload.unet import GRAPH, INPUT, NETWORK, OUTPUT
 
 __all__ = ["Granularity", "dilated", "dilated_inputs", "dilated_rest", "divisors"]
 
@@ -51,7 +53,7 @@ def divisors(weights: Weights, granularity: Mapping[str, Granularity], group: in
     for chain in _chains():
         allowed = [_allowed(weights, node, name, granularity[node.name], group)
                    for node in NETWORK for name in node.inputs if name in chain]
-        fixed = not allowed or not chain.isdisjoint((NETWORK[0].inputs[0], NETWORK[-1].output))
+        fixed = not allowed or not chain.isdisjoint((INPUT, OUTPUT))
         for name in chain:
             found[name] = np.ones(_channels(weights)[name]) if fixed else np.min(allowed, axis=0)
     return found
@@ -96,8 +98,7 @@ def _chains() -> list[set[str]]:
 
 
 def _channels(weights: Weights) -> dict[str, int]:
-    inputs = weights[f"{NETWORK[0].name}.weight"].shape[1]
-    return {NETWORK[0].inputs[0]: inputs} | {node.output: len(weights[f"{node.name}.weight"]) for node in NETWORK}
+    return {name: shape[0] for name, shape in GRAPH.shapes({INPUT: (2, 2)}, channels(GRAPH, weights)).items()}
 
 
 def _allowed(weights: Weights, node: Node, name: str, granularity: Granularity, group: int) -> Float64Array:
@@ -112,6 +113,6 @@ def _allowed(weights: Weights, node: Node, name: str, granularity: Granularity, 
         peak = np.abs(grouped(w, group)).max(axis=2).repeat(group, axis=1)[:, :w.shape[1]]
     ratio = np.where(own > 0, peak / np.where(own > 0, own, 1), np.inf).min(axis=0)
     ratio[np.isinf(ratio)] = 1      # no weight at all
-    channels = _channels(weights)
-    first = sum(channels[other] for other in node.inputs[:node.inputs.index(name)])
-    return ratio[first:first + channels[name]]
+    counts = _channels(weights)
+    first = sum(counts[other] for other in node.inputs[:node.inputs.index(name)])
+    return ratio[first:first + counts[name]]

@@ -12,12 +12,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from golden.formats import Format
+from golden.formats import S8, Format
+from golden.graph.forward import Activation, Float32Array, Weights, activated
+from golden.graph.graph import Node
 from golden.quant.model import QuantisedModel
+from golden.quant.mx import BLOCK, ELEMENT_FRACTION_BITS
 from golden.workload.sampler import Images
-from golden.workload.unet import MODELS, NETWORK, Activation, Float32Array, Node, Weights, embedding, modulation
+from golden.workload.unet import INPUT, MODELS, NETWORK, OUTPUT, embedding, modulation
 
-__all__ = ["FloatNetwork", "QuantisedNetwork", "Quantiser", "activated", "dequantised", "fake_quantise", "layer_sum"]
+__all__ = ["FloatNetwork", "MxInt8Network", "QuantisedNetwork", "Quantiser", "columns", "dequantised", "fake_quantise",
+           "finished", "in_mxint8", "layer_sum", "upsampled"]
 
 Quantiser = Callable[[str, int, Float32Array], Float32Array]    # tensor's name, time step, values [C, H, W, N]
 
@@ -28,15 +32,6 @@ def fake_quantise(values: Float32Array, scale: float, fmt: Format) -> Float32Arr
     """What the integers stand for that `values` [...] are quantised to; halves are rounded up, as in the hardware."""
     rounded = np.floor(values * np.float32(1 / scale) + np.float32(0.5))
     return np.clip(rounded, fmt.min, fmt.max, out=rounded) * np.float32(scale)
-
-
-def activated(values: Float32Array, node: Node, activation: Activation) -> Float32Array:
-    """The activation function, where the node has one."""
-    if not node.relu:
-        return values
-    if activation == "relu":
-        return np.maximum(values, 0)
-    return values / (1 + np.exp(-np.maximum(values, np.float32(-80))))
 
 
 def columns(x: Float32Array, size: int, stride: int) -> Float32Array:
@@ -87,6 +82,16 @@ def layer_sum(weights: Weights, node: Node, tensors: Mapping[str, Float32Array],
     return y
 
 
+def finished(values: Float32Array, node: Node, activation: Activation) -> Float32Array:
+    """The activation function of a `layer_sum`, where the node has one."""
+    return activated(values, activation) if node.relu else values
+
+
+def upsampled(values: Float32Array, node: Node) -> Float32Array:
+    """Every pixel as 2x2 pixels, where the node does that."""
+    return values.repeat(2, axis=1).repeat(2, axis=2) if node.upsample else values
+
+
 class FloatNetwork:
     """F for `golden.workload.sampler.integrate`.
 
@@ -123,14 +128,13 @@ class FloatNetwork:
         return np.concatenate([self._chunk(x[:, part], e[part], step) for part in parts], axis=1)
 
     def _chunk(self, x: Images, e: Float32Array, step: int) -> Images:
-        first, last = NETWORK[0].inputs[0], NETWORK[-1].output
         image = np.ascontiguousarray(x.transpose(0, 2, 3, 1), np.float32)
-        tensors = {first: self.quantise(first, step, image)}
+        tensors = {INPUT: self.quantise(INPUT, step, image)}
         for node in NETWORK:
-            y = activated(layer_sum(self.weights, node, tensors, e), node, self.activation)
-            y = self.quantise(node.output, step, y)
-            tensors[node.output] = y.repeat(2, axis=1).repeat(2, axis=2) if node.upsample else y
-        return tensors[last].transpose(0, 3, 1, 2).astype(np.float64)
+            y = self.quantise(node.output, step, finished(layer_sum(self.weights, node, tensors, e), node,
+                                                          self.activation))
+            tensors[node.output] = upsampled(y, node)
+        return tensors[OUTPUT].transpose(0, 3, 1, 2).astype(np.float64)
 
 
 class QuantisedNetwork(FloatNetwork):
@@ -154,3 +158,36 @@ def dequantised(model: QuantisedModel) -> Weights:
     """All weights of a quantised model as the reals that they stand for, by state-dict names."""
     return dict(model.rest) | {f"{name}.weight": quantised.dequantise().astype(np.float32)
                                for name, quantised in model.weights.items()}
+
+
+class MxInt8Network(FloatNetwork):
+    """F with weights and activations in MXINT8 as published, in blocks of 32 input channels, sums in floating point.
+
+    Every activation is converted by the values it has, as is usual with this format: nothing is calibrated.
+
+    Parameters
+    ----------
+    weights, sigmas, labels, activation
+        As of `FloatNetwork`.
+    """
+
+    def __init__(self, weights: Weights, sigmas: ArrayLike, labels: ArrayLike, activation: Activation = "relu") -> None:
+        rounded = {f"{node.name}.weight": in_mxint8(weights[f"{node.name}.weight"], 1) for node in NETWORK}
+        super().__init__(dict(weights) | rounded, sigmas, labels, activation, lambda name, step, x: in_mxint8(x, 0))
+
+
+def in_mxint8(values: Float32Array, axis: int) -> Float32Array:
+    """What values become in MXINT8, blocks of 32 along an axis; the last may be shorter.
+
+    The same as `golden.quant.mx.encode` and `decode`, but in float32 and fast; finite values only, and scales in
+    float32's normal range.
+    """
+    moved = np.moveaxis(values, axis, 0)
+    result = np.empty_like(moved)
+    for start in range(0, len(moved), BLOCK):
+        block = moved[start:start + BLOCK]
+        peak = np.abs(block).max(axis=0)
+        exponent = np.frexp(peak)[1] - 1 - ELEMENT_FRACTION_BITS
+        step = np.ldexp(np.float32(1), np.where(peak > 0, exponent, 0)).astype(np.float32)
+        result[start:start + BLOCK] = np.clip(np.rint(block / step), -S8.max, S8.max) * step
+    return np.moveaxis(result, 0, axis)

@@ -23,12 +23,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from golden.quant.evaluate import activated, columns, dequantised, fake_quantise, layer_sum
+from golden.graph.forward import Activations, Float32Array, Weights
+from golden.graph.graph import Node
+from golden.quant.evaluate import columns, dequantised, fake_quantise, finished, layer_sum, upsampled
 from golden.quant.feedback import least_squares_weights, round_with_feedback
 from golden.quant.model import QuantisedModel
 from golden.quant.weights import Float64Array, QuantisedWeights
 from golden.workload.sampler import SIGMA_DATA
-from golden.workload.unet import MODELS, NETWORK, Activations, Float32Array, Node, Weights, embedding
+from golden.workload.unet import INPUT, MODELS, NETWORK, embedding
 
 __all__ = ["BiasCorrection", "correct", "step_weights"]
 
@@ -67,9 +69,8 @@ def correct(model: QuantisedModel, weights: Weights, activations: Sequence[Activ
     def quantised(name: str, step: int, values: Float32Array) -> Float32Array:
         return fake_quantise(values, float(model.scales[name][step]), model.formats[name])
 
-    first = NETWORK[0].inputs[0]
     tensors: list[dict[str, Float32Array]] = [
-        {first: quantised(first, step, np.ascontiguousarray(targets[step][first]))} for step in steps]
+        {INPUT: quantised(INPUT, step, np.ascontiguousarray(targets[step][INPUT]))} for step in steps]
     for node in NETWORK:
         if feedback:
             made[node.name] = _with_feedback(node, weights, made[node.name], tensors, targets, share)
@@ -85,8 +86,8 @@ def correct(model: QuantisedModel, weights: Weights, activations: Sequence[Activ
                 values -= excess[:, None, None, None]
             real[name] = rest[name]
         for step in steps:
-            y = quantised(node.output, step, activated(sums[step], node, activation))
-            tensors[step][node.output] = y.repeat(2, axis=1).repeat(2, axis=2) if node.upsample else y
+            y = quantised(node.output, step, finished(sums[step], node, activation))
+            tensors[step][node.output] = upsampled(y, node)
     return replace(model, weights=made, rest=rest)
 
 

@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.formats import FORMATS, Format, ScaleFormat
+from golden.graph.forward import Weights
+from golden.graph.graph import Node
 from golden.quant.weights import Float64Array, QuantisedWeights
 from golden.report import write_whole
-from golden.workload.unet import NETWORK, Node, Weights
+from golden.workload.unet import GRAPH, NETWORK
 
 __all__ = ["TENSORS", "QuantisedModel"]
 
 VERSION = 1
-TENSORS = (NETWORK[0].inputs[0], *(node.output for node in NETWORK))
+TENSORS = tuple(GRAPH.names())
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,10 @@ class QuantisedModel:
                 raise ValueError(f"tensor {name!r}: the format must be one of {', '.join(FORMATS)}, "
                                  f"not {self.formats[name]!r}")
         _check_channels(self.weights)
-        for node in NETWORK:
-            _check_shared(node, scales)
+        for names in GRAPH.sharing():
+            for name in names[1:]:
+                if not np.array_equal(scales[name], scales[names[0]]):
+                    raise ValueError(f"tensors {names[0]!r} and {name!r} are concatenated and must have one scale")
         rest = {name: _frozen(array, np.float32) for name, array in self.rest.items()}
         for node in NETWORK:
             _check_rest(node, rest, len(self.weights[node.name].q))
@@ -169,14 +173,6 @@ def _check_channels(weights: Mapping[str, QuantisedWeights]) -> None:
         if inputs != read:
             raise ValueError(f"layer {node.name!r} reads {read} channels, its weights have {inputs}")
         channels[node.output] = outputs
-
-
-def _check_shared(node: Node, scales: Mapping[str, NDArray[Any]]) -> None:
-    first, *others = node.inputs
-    for name in others:
-        if not np.array_equal(scales[name], scales[first]):
-            raise ValueError(f"tensors {first!r} and {name!r} are concatenated for layer {node.name!r} and must have "
-                             "the same scales")
 
 
 def _check_rest(node: Node, rest: Mapping[str, NDArray[Any]], outputs: int) -> None:

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from golden.formats import S4, S8, Format, ScaleFormat
+from golden.graph.calibrate import NARROW_SCALES
+from golden.graph.forward import Float32Array, Weights
 from golden.quant.activations import Calibration, activation_formats, activation_scales
 from golden.quant.dilate import Granularity, dilated, dilated_inputs, dilated_rest, divisors
 from golden.quant.layerwise import BiasCorrection, correct
@@ -19,17 +21,15 @@ from golden.quant.weights import (
     quantise_per_channel,
     quantise_per_tensor,
 )
-from golden.workload.unet import MODELS, NETWORK, Float32Array, Weights
+from golden.workload.unet import MODELS, NETWORK, OUTPUT
 
-__all__ = ["FIRST_AND_LAST", "NARROW_SCALES", "SKIPS", "Recipe", "WeightRule", "quantise_model"]
+__all__ = ["FIRST_AND_LAST", "SKIPS", "Recipe", "Scales", "WeightRule", "quantise_model"]
 
 Scales = Literal["tensor", "channel", "fp8", "power_of_two", "mxint8"]
 
 FP8_SCALES = ScaleFormat(exp_bits=4, man_bits=3)
-NARROW_SCALES = ScaleFormat(exp_bits=1, man_bits=3)
-FIRST_AND_LAST = (NETWORK[0].name, NETWORK[-1].name)
-SKIPS = tuple(node.name for node in NETWORK if not node.relu and node is not NETWORK[-1])
-WHOLE_CHANNEL = 1 << 20     # a group of so many input channels is all of them
+FIRST_AND_LAST = tuple(node.name for node in NETWORK if node.weight_bits == 8)
+SKIPS = tuple(node.name for node in NETWORK if not node.relu and node.output != OUTPUT)
 
 
 @dataclass(frozen=True)
