@@ -190,5 +190,5 @@ def convert_component(component: Component, name: str, source: bool = False) -> 
     """
     _find_yosys()
     with _without_zeros():
-        text = verilog.convert(component, name=name, emit_src=source, strip_internal_attrs=True)
+        text = verilog.convert(component, name=name, emit_src=source, strip_internal_attrs=not source)
     return _PRAGMA + clear_memories(share_modules(mend_names(text)))

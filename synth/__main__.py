@@ -5,6 +5,9 @@
     python -m synth --target xc7 --block sparse --preset ecp5 --rows 4
     python -m synth --target ecp5 --preset tiny --flat      the whole engine, hierarchy dissolved
 
+    python -m synth --pnr --preset tiny --device 45 --seeds 3       place and route for ECP5, best of three
+    python -m synth --target liberty --liberty sg13g2_stdcell_typ_1p20V_25C.lib --block fp16
+
 LUT-equivalents on ECP5: LUT4 + 2 CCU2C + 6 DPR16X4; on xc7: LUTs, those of distributed RAM and shift registers
 included. No DSPs are used. A row of the table is all instances of a module, without the modules in it. Verilog, tool
 log and figures (JSON) stay in the build folder.
@@ -23,6 +26,7 @@ from hw.gen import TOP
 from sim.report import Table
 from sim.toolchain import ToolError
 
+from . import pnr
 from .area import SYNTH_BLOCKS, Area, AreaError, macs, measure
 from .targets import TARGET_NAMES, Effort, target
 
@@ -82,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--flat", action="store_true", help="dissolve the hierarchy first: slower, a little smaller")
     parser.add_argument("--hierarchy", action="store_true", help="each place in the hierarchy with all that is in it")
     parser.add_argument("--small", action="store_true", help="no muxes that join LUTs: fewer LUTs, longer paths")
+    place = parser.add_argument_group("place and route")
+    place.add_argument("--pnr", action="store_true", help="place and route for ECP5, down to a bitstream")
+    place.add_argument("--device", default="85", metavar="N", help="one of 25, 45, 85; 85 if absent")
+    place.add_argument("--seeds", type=int, default=1, metavar="N", help="try seeds 1 to N, and take the fastest")
     parser.add_argument("--build", type=Path, default=Path("build/synth"), metavar="DIR", help="build/synth if absent")
     group = parser.add_argument_group("parameters", "each overrides the preset's; `python -m hw.gen --help` says more")
     for field in fields(Config):
@@ -91,11 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(block: str, config: Config, build: Path, device: str, seeds: int) -> Iterator[str]:
+    if seeds < 1:
+        raise ConfigError(f"seeds={seeds} is not legal: it must be 1 or more")
+    return pnr.report(pnr.place_and_route(block, config, build, device=device, seeds=range(1, seeds + 1)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 if a tool failed, 2 after a message that says what is legal."""
     options = vars(_parser().parse_args(arguments))
     name, block, build, chosen, library, hierarchy = (
         options.pop(key) for key in ("preset", "block", "build", "target", "liberty", "hierarchy"))
+    routes, device, seeds = (options.pop(key) for key in ("pnr", "device", "seeds"))
     effort = Effort(options.pop("flat"), options.pop("small"))
     overrides = {key: value for key, value in options.items() if value is not None}
     try:
@@ -103,14 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = preset(name)
         if overrides:
             config = replace(config, name=f"{name} with changes", **overrides)
-        area = measure(block, config, kind, build, effort)
+        lines = list(_place(block, config, build, device, seeds) if routes
+                     else report(measure(block, config, kind, build, effort), hierarchy))
     except ConfigError as error:
         print(f"synth: {error}", file=sys.stderr)
         return 2
     except (ToolError, AreaError, OSError) as error:
         print(f"synth: {error}", file=sys.stderr)
         return 1
-    for line in report(area, hierarchy):
+    for line in lines:
         print(line)
     return 0
 
