@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golden.quant.activations import SIGMA_MAX, Calibration
+from golden.quant.activations import Calibration
 from golden.quant.model import QuantisedModel
 from golden.quant.recipe import Recipe, quantise_model
-from golden.workload.sampler import SIGMA_DATA, STEPS, Images, RawNetwork, initial_noise, integrate, sigma_schedule
+from golden.workload.sampler import Images, RawNetwork, initial_noise, integrate
 from golden.workload.unet import CLASSES, MODELS, NETWORK, Node, load
 
 from .fake import FakeQuantised
