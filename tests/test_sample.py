@@ -44,8 +44,8 @@ def test_heun_averages_the_slopes_at_both_ends_of_a_step() -> None:
         ahead = x + (following - now) * slope(x, now)
         x = x + (following - now) * 0.5 * (slope(x, now) + slope(ahead, following))
     x = x - sigmas[2] * slope(x, sigmas[2])
-    run = sample(weights, [2, 6], steps=3, sigma_max=10.0, seed=4, solver="heun")
-    np.testing.assert_allclose(run.images, x[0] * 2 * 6.017 + 4.884, rtol=1e-4, atol=1e-4)
+    run = sample(weights, [2, 6], steps=3, sigma_max=10.0, seed=4, solver="heun", info=WORKLOAD.info)
+    np.testing.assert_allclose(run.images, x[0] * 2 * WORKLOAD.info.pixel_deviation + WORKLOAD.info.pixel_mean, rtol=1e-4, atol=1e-4)
     assert len(run.activations) == 3
 
 
@@ -69,8 +69,9 @@ def test_there_are_two_solvers() -> None:
 def test_integer_samples_come_close_to_the_float_networks(programs) -> None:
     steps = []
     network = DeviceNetwork(golden_device(), programs, lambda step, source, result: steps.append(step))
-    images = integrate(network, initial_noise(len(LABELS), 10.0, seed=2), SIGMAS)
-    real = sample(load("digits16"), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2).images
+    images = integrate(network, initial_noise(len(LABELS), 10.0, seed=2), SIGMAS, info=WORKLOAD.info)
+    real = sample(load("digits16"), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2,
+                  info=WORKLOAD.info).images
     assert steps == list(range(WORKLOAD.steps))
     assert min(psnr(images, real)) > 24                         # measured 26.6 to 30.3
     assert max(psnr(images, real[[1, 2, 3, 0]])) < 18

@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from golden.formats import Format
+from golden.formats import S8, Format
 from golden.graph.forward import Activation, Float32Array, Weights, activated
 from golden.graph.graph import Node
 from golden.quant.model import QuantisedModel
+from golden.quant.mx import BLOCK, ELEMENT_FRACTION_BITS
 from golden.workload.sampler import Images
 from golden.workload.unet import INPUT, MODELS, NETWORK, OUTPUT, embedding, modulation
 
-__all__ = ["FloatNetwork", "QuantisedNetwork", "Quantiser", "columns", "dequantised", "fake_quantise", "finished",
-           "layer_sum", "upsampled"]
+__all__ = ["FloatNetwork", "MxInt8Network", "QuantisedNetwork", "Quantiser", "columns", "dequantised", "fake_quantise",
+           "finished", "in_mxint8", "layer_sum", "upsampled"]
 
 Quantiser = Callable[[str, int, Float32Array], Float32Array]    # tensor's name, time step, values [C, H, W, N]
 
@@ -157,3 +158,36 @@ def dequantised(model: QuantisedModel) -> Weights:
     """All weights of a quantised model as the reals that they stand for, by state-dict names."""
     return dict(model.rest) | {f"{name}.weight": quantised.dequantise().astype(np.float32)
                                for name, quantised in model.weights.items()}
+
+
+class MxInt8Network(FloatNetwork):
+    """F with weights and activations in MXINT8 as published, in blocks of 32 input channels, sums in floating point.
+
+    Every activation is converted by the values it has, as is usual with this format: nothing is calibrated.
+
+    Parameters
+    ----------
+    weights, sigmas, labels, activation
+        As of `FloatNetwork`.
+    """
+
+    def __init__(self, weights: Weights, sigmas: ArrayLike, labels: ArrayLike, activation: Activation = "relu") -> None:
+        rounded = {f"{node.name}.weight": in_mxint8(weights[f"{node.name}.weight"], 1) for node in NETWORK}
+        super().__init__(dict(weights) | rounded, sigmas, labels, activation, lambda name, step, x: in_mxint8(x, 0))
+
+
+def in_mxint8(values: Float32Array, axis: int) -> Float32Array:
+    """What values become in MXINT8, blocks of 32 along an axis; the last may be shorter.
+
+    The same as `golden.quant.mx.encode` and `decode`, but in float32 and fast; finite values only, and scales in
+    float32's normal range.
+    """
+    moved = np.moveaxis(values, axis, 0)
+    result = np.empty_like(moved)
+    for start in range(0, len(moved), BLOCK):
+        block = moved[start:start + BLOCK]
+        peak = np.abs(block).max(axis=0)
+        exponent = np.frexp(peak)[1] - 1 - ELEMENT_FRACTION_BITS
+        step = np.ldexp(np.float32(1), np.where(peak > 0, exponent, 0)).astype(np.float32)
+        result[start:start + BLOCK] = np.clip(np.rint(block / step), -S8.max, S8.max) * step
+    return np.moveaxis(result, 0, axis)

@@ -23,7 +23,7 @@ from golden.quant.weights import (
 )
 from golden.workload.unet import MODELS, NETWORK, OUTPUT
 
-__all__ = ["FIRST_AND_LAST", "SKIPS", "Recipe", "WeightRule", "quantise_model"]
+__all__ = ["FIRST_AND_LAST", "SKIPS", "Recipe", "Scales", "WeightRule", "quantise_model"]
 
 Scales = Literal["tensor", "channel", "fp8", "power_of_two", "mxint8"]
 

@@ -7,21 +7,23 @@ All that is real-valued, modulation by time step and class included, is folded i
 """
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from golden.formats import ScaleFormat, Tensor
-from golden.graph.calibrate import NARROW_SCALES, affine, quantised_weights, tensor_scales
+from golden.graph.calibrate import affine
 from golden.graph.graph import Node
 from golden.graph.integer import Quantisation, in_memory, parameters, selected
 from golden.layer import Layer, Transform
 from golden.layout import space_to_depth
 from golden.ppu import PostParams
+from golden.quant.activations import Calibration
 from golden.quant.model import QuantisedModel
-from golden.quant.weights import Float64Array, Method, QuantisedWeights
+from golden.quant.recipe import Recipe, quantise_model
+from golden.quant.weights import Float64Array, QuantisedWeights
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
 from golden.workload.unet import CLASSES, DEFAULT_MODEL, GRAPH, MODELS, NETWORK, ModelInfo, embedding, load, modulation
 
@@ -44,20 +46,21 @@ class Workload:
         Noise level of step 0.
     steps : int
         Noise levels.
-    group : int
-        Input channels per scale code.
-    scale_format : ScaleFormat
-        Window of the scale codes. The default, UE1M3, has the values 0 to 15; its codes are the lowest of every wider
-        window, so they run on any hardware with three mantissa bits. Against UE4M3 it loses less than 0.05 dB of weight
-        precision and needs 13 to 14 accumulator bits less. In a layer with a residual, where R bounds S, it also
-        leaves M bits enough, as wide windows do not.
-    method : str
-        As of `golden.quant.weights.quantise`.
+    recipe : Recipe
+        How the model is quantised. The default's scale codes have the window UE1M3, the values 0 to 15; they are the
+        lowest of every wider window, so they run on any hardware with three mantissa bits. Against UE4M3 it loses less
+        than 0.05 dB of weight precision and needs 13 to 14 accumulator bits less. In a layer with a residual, where R
+        bounds S, it also leaves M bits enough, as wide windows do not.
+    quantised : QuantisedModel or path of one, optional
+        A network that is quantised already. Model, steps and sigma_max are then those that it was made for, and need
+        not be given; the recipe plays no part.
 
     Raises
     ------
     ValueError
-        If `model`, `samples`, `sigma_max` or `steps` is illegal.
+        If `model`, `samples`, `sigma_max` or `steps` is illegal, or does not agree with `quantised`.
+    OSError
+        If the file cannot be read.
     """
 
     model: str = DEFAULT_MODEL
@@ -65,9 +68,7 @@ class Workload:
     seed: int = 0
     sigma_max: float = SIGMA_MAX
     steps: int = STEPS
-    group: int = 8
-    scale_format: ScaleFormat = NARROW_SCALES
-    method: Method = "mse"
+    recipe: Recipe = field(default_factory=Recipe)
     quantised: QuantisedModel | Path | str | None = None
 
     def __post_init__(self) -> None:
@@ -119,13 +120,7 @@ class Workload:
         """The quantised network: the one that was given, or one calibrated on the trajectory."""
         if isinstance(self.quantised, QuantisedModel):
             return self.quantised
-        model, run = load(self.model), self.trajectory
-        by_step = [tensor_scales(GRAPH, GRAPH.formats, tensors) for tensors in run.activations]
-        kernels = {f"{node.name}.weight" for node in NETWORK}
-        return QuantisedModel(
-            self.model, run.sigmas, quantised_weights(GRAPH, model, self.group, self.scale_format, self.method),
-            {name: array for name, array in model.items() if name not in kernels}, GRAPH.formats,
-            {name: np.array([scales[name] for scales in by_step]) for name in GRAPH.names()})
+        return quantise_model(load(self.model), self.recipe, Calibration(self.model, self.trajectory))
 
     @cached_property
     def quantisation(self) -> Quantisation:
