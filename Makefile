@@ -3,7 +3,7 @@
 VENV   ?= .venv
 PYTHON3 ?= python3
 PYTHON := $(VENV)/bin/python
-EXTRAS := sim,axi,regs,test,plot,onnx,dev
+EXTRAS := sim,axi,regs,test,plot,onnx,pnr,boards,serial,dev
 STAMP  := $(VENV)/.sqdm-installed
 
 # `make gen ROWS=16 PRESET=tiny OUT=build`; anything else that `python -m hw.gen --help` lists goes into FLAGS.
@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo step layers bench study plots test sim soak gen lint clean
+.PHONY: help venv demo step layers bench study plots test sim soak synth pnr figures gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -60,6 +60,15 @@ sim: $(STAMP)  ## the RTL regression, e.g. make sim BLOCK=dense SEED=7 WAVES=1 S
 soak: $(STAMP)  ## random networks on random configurations, RTL against golden, and slow tests, e.g. make soak COUNT=200 SEED=1
 	$(PYTHON) -m sim.soak --count $(or $(COUNT),200) --seed $(or $(SEED),1) $(FLAGS)
 	$(PYTHON) -m pytest -m soak -n 2
+
+synth: $(STAMP)  ## area: make synth TARGET=ecp5 PRESET=tiny BLOCK=dense FLAGS=--hierarchy; logs and JSON in build/synth/
+	$(PYTHON) -m synth $(if $(TARGET),--target $(TARGET)) $(if $(PRESET),--preset $(PRESET)) $(if $(BLOCK),--block $(BLOCK)) $(FLAGS)
+
+pnr: $(STAMP)  ## clock and bitstream on ECP5: make pnr PRESET=tiny DEVICE=45 SEEDS=3 FLAGS=...
+	$(PYTHON) -m synth --pnr --preset $(or $(PRESET),tiny) --device $(or $(DEVICE),85) --seeds $(or $(SEEDS),1) $(if $(BLOCK),--block $(BLOCK)) $(FLAGS)
+
+figures: $(STAMP)  ## synthesise all that synth/figures.json has counts of, and compare: some ten minutes
+	$(PYTHON) -m synth.figures $(FLAGS)
 
 gen: $(STAMP)  ## write Verilog and its manifest to build/, e.g. make gen ROWS=16 COLS=16 PRESET=tiny BLOCK=dense OUT=...
 	$(PYTHON) -m hw.gen $(GEN_FLAGS)

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,24 +115,34 @@ class Emitted:
         return [out / name for name in texts]
 
 
-def convert(block: str, config: Config) -> Emitted:
+def convert(block: str, config: Config, blocks: Mapping[str, Callable[[Config], Component]] = BLOCKS,
+            source: bool = False) -> Emitted:
     """Make the Verilog and the manifest of a block.
+
+    Parameters
+    ----------
+    block : str
+    config : Config
+    blocks : mapping
+        How to make each block.
+    source : bool
+        Say in the Verilog which line of the generator each signal comes from.
 
     Raises
     ------
     ConfigError
         There is no such block.
     """
-    if block not in BLOCKS:
-        raise ConfigError(f"block={block} is not legal: it must be one of {', '.join(BLOCKS)}")
-    component = BLOCKS[block](config)
+    if block not in blocks:
+        raise ConfigError(f"block={block} is not legal: it must be one of {', '.join(blocks)}")
+    component = blocks[block](config)
     top = "sqdm" if block == TOP else f"sqdm_{block}"
     clocks = () if block == TOP else ("clk", "rst")     # the accelerator has its own
     ports = [{"name": name, "dir": "input", "width": 1} for name in clocks]
     for path, member, _ in component.signature.flatten(component):
         ports.append({"name": "__".join(map(str, path)), "dir": "input" if member.flow is In else "output",
                       "width": Shape.cast(member.shape).width})
-    text = convert_component(component, top)
+    text = convert_component(component, top, source)
     header = f"// {top}: block {block}, configuration {config.name}, " \
              f"{config.rows} rows x {config.cols} columns. Generated: edit the generator, not this file.\n"
     text = header + text

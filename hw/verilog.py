@@ -24,12 +24,12 @@ from typing import Any
 from amaranth.back import rtlil, verilog
 from amaranth.lib.wiring import Component
 
-__all__ = ["clear_memories", "convert_component", "mend_names", "share_modules"]
+__all__ = ["clear_memories", "convert_component", "memory_bits", "mend_names", "share_modules"]
 
 _MODULE = re.compile(r"^module (\\\S+|\w+) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _NUMBERED = re.compile(r"\\\S*\$\d\S*")
 _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(\\\S+|\w+) +\(\n(.*?)^  \);$", re.MULTILINE | re.DOTALL)
-_MEMORY = re.compile(r"^  reg (?:signed )?\[\d+:0\] (\\\S+ |\w+) \[(\d+):0\];$", re.MULTILINE)
+_MEMORY = re.compile(r"^  reg (?:signed )?\[(?P<msb>\d+):0\] (?P<name>\\\S+ |\w+) \[(?P<last>\d+):0\];$", re.MULTILINE)
 _ELEMENT = re.compile(r"\\\S+\[\S*(?= )")
 _STARTER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+)  = 0;$", re.MULTILINE)
 _PRAGMA = """\
@@ -113,7 +113,7 @@ def share_modules(text: str) -> str:
 def clear_memories(text: str) -> str:
     """Return the Verilog with a loop behind each memory that has no initial value, which sets it to zero."""
     def loop(declaration: re.Match[str]) -> str:
-        name, last = declaration[1], int(declaration[2])
+        name, last = declaration["name"], int(declaration["last"])
         if re.search(rf"^    {re.escape(name)}\[0\] =", text, re.MULTILINE):
             return declaration[0]
         index = f"{name.strip().lstrip(chr(92))}_word"
@@ -121,6 +121,26 @@ def clear_memories(text: str) -> str:
                 f"  initial for ({index} = 0; {index} <= {last}; {index} = {index} + 1) {name}[{index}] = 0;")
 
     return _MEMORY.sub(loop, text)
+
+
+def memory_bits(text: str) -> dict[str, int]:
+    """Return the bits of each memory, by MODULE.MEMORY and, in a flattened design, by TOP.INSTANCE.MEMORY."""
+    modules = {match[1].lstrip("\\"): match[0] for match in _MODULE.finditer(text)}
+    bits: dict[str, int] = {}
+
+    def visit(name: str, path: str) -> None:
+        for memory in _MEMORY.finditer(modules[name]):
+            size = (int(memory["msb"]) + 1) * (int(memory["last"]) + 1)
+            for place in (name, path):
+                bits[f"{place}.{memory['name'].strip().lstrip(chr(92))}"] = size
+        for instance in _INSTANCE.finditer(modules[name]):
+            module, label = (group.lstrip("\\") for group in instance.group(1, 2))
+            if module in modules:
+                visit(module, f"{path}.{label}")
+
+    top = next(iter(modules))
+    visit(top, top)
+    return bits
 
 
 def mend_names(text: str) -> str:
@@ -163,9 +183,12 @@ def _find_yosys() -> None:
         os.environ.setdefault("YOSYS", found)
 
 
-def convert_component(component: Component, name: str) -> str:
-    """Return the Verilog of a component; the same bytes for the same component, in any process."""
+def convert_component(component: Component, name: str, source: bool = False) -> str:
+    """Return the Verilog of a component; the same bytes for the same component, in any process.
+
+    With `source`, attributes say which line of the generator each signal comes from.
+    """
     _find_yosys()
     with _without_zeros():
-        text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+        text = verilog.convert(component, name=name, emit_src=source, strip_internal_attrs=not source)
     return _PRAGMA + clear_memories(share_modules(mend_names(text)))

@@ -6,114 +6,31 @@ modules unless the hierarchy is flattened.
 
 import json
 import re
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from golden.report import announced, write_whole
-from hw.config import Config, ConfigError
-from hw.gen import convert
+from hw.config import Config
+from hw.gen import BLOCKS, convert
+from hw.verilog import memory_bits
 from sim.toolchain import ToolError, run, yosys
 
-__all__ = [
-    "TARGETS", "Area", "Effort", "ModuleArea", "Target", "macs", "measure", "read_cells", "read_memories", "target",
-]
+from .fp16 import Fp16Array
+from .targets import PLAIN, Effort, Target
+
+__all__ = ["SYNTH_BLOCKS", "Area", "AreaError", "Level", "ModuleArea", "lost_memories", "macs", "measure", "read_cells",
+           "read_memories", "synthesise"]
+
+SYNTH_BLOCKS = {**BLOCKS, "fp16": Fp16Array}
+LARGE_BITS = 4096   # memories from here on must not become flip-flops
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How to synthesise.
-
-    Parameters
-    ----------
-    flat : bool
-        Dissolve the hierarchy first.
-    small : bool
-        Do without the multiplexers that join LUTs to wider ones: fewer LUTs, but more of them in a row.
-    """
-
-    flat: bool = False
-    small: bool = False
-
-    def __str__(self) -> str:
-        return ("-flat" if self.flat else "") + ("-small" if self.small else "")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A technology.
-
-    Parameters
-    ----------
-    name : str
-    script : str
-        Yosys commands for a top module and an `Effort`.
-    columns : mapping of str to str
-        What is reported, and a regular expression of the cells that count as it.
-    weights : mapping of str to int
-        LUTs that a unit of a column stands for, in LUT-equivalents.
-    """
-
-    name: str
-    script: Callable[[str, Effort], str]
-    columns: Mapping[str, str]
-    weights: Mapping[str, int]
-
-    def count(self, cells: Mapping[str, int]) -> dict[str, int]:
-        """Sum cells by column."""
-        return {column: sum(number for cell, number in cells.items() if re.fullmatch(pattern, cell))
-                for column, pattern in self.columns.items()}
-
-    def lut_equivalents(self, cells: Mapping[str, int]) -> int:
-        """Return the logic and the distributed RAM as a number of LUTs."""
-        counts = self.count(cells)
-        return sum(weight * counts[column] for column, weight in self.weights.items())
-
-
-def _ecp5(top: str, effort: Effort) -> str:
-    options = ("" if effort.flat else " -noflatten") + (" -nowidelut" if effort.small else "")
-    return f"synth_ecp5 -nodsp{options} -top {top}"
-
-
-def _xc7(top: str, effort: Effort) -> str:
-    options = (" -flatten" if effort.flat else "") + (" -nowidelut" if effort.small else "")
-    return f"synth_xilinx -family xc7 -nodsp -noiopad -noclkbuf{options} -top {top}"
-
-
-def _generic(top: str, effort: Effort) -> str:
-    # As `synth -lut 4`, but memories stay whole: they would become flip-flops.
-    return (f"synth{' -flatten' if effort.flat else ''} -top {top} -run begin:fine; opt -fast -full; "
-            "opt -undriven -fine; techmap; opt -fast; abc -lut 4; opt -fast; clean")
-
-
-TARGETS: dict[str, Target] = {
-    "ecp5": Target("ecp5", _ecp5, {
-        "LUT4": "LUT4", "CCU2C": "CCU2C", "DPR16X4": "TRELLIS_DPR16X4", "FF": "TRELLIS_FF", "DP16KD": "DP16KD",
-    }, {"LUT4": 1, "CCU2C": 2, "DPR16X4": 6}),
-    "xc7": Target("xc7", _xc7, {
-        "LUT": "LUT[1-6]|INV", "CARRY4": "CARRY4", "RAM32M": "RAM(32M|64M)", "RAMxx1D": r"RAM(32|64)X1D",
-        "SRL": r"SRL\w+", "FF": r"FD[RSCP]E(_1)?", "RAMB18": r"RAMB18E1", "RAMB36": r"RAMB36E1",
-    }, {"LUT": 1, "RAM32M": 4, "RAMxx1D": 2, "SRL": 1}),
-    "generic": Target("generic", _generic, {
-        "LUT4": r"\$lut", "FF": r"\$_\w*DFF\w*_", "memories": r"\$mem\w*",
-    }, {"LUT4": 1}),
-}
-
-
-def target(name: str) -> Target:
-    """Return the target called `name`.
-
-    Raises
-    ------
-    ConfigError
-        There is no such target; the message lists those that exist.
-    """
-    try:
-        return TARGETS[name]
-    except KeyError:
-        raise ConfigError(f"target={name} is not legal: it must be one of {', '.join(TARGETS)}") from None
+class AreaError(Exception):
+    """A block was synthesised, but not into what it should be."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +44,17 @@ class ModuleArea:
         How often it is used.
     cells : mapping of str to int
         Cells of one instance, those of the modules in it not counted.
+    children : mapping of str to int
+        Modules in one instance, and how often.
+    size : float
+        Area of one instance's cells in the library's unit; 0 for FPGAs.
     """
 
     name: str
     instances: int
     cells: Mapping[str, int]
+    children: Mapping[str, int] = field(default_factory=dict)
+    size: float = 0.0
 
     @property
     def all_cells(self) -> Counter[str]:
@@ -140,12 +63,38 @@ class ModuleArea:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A place in the hierarchy, with all that is in it.
+
+    Parameters
+    ----------
+    depth : int
+        0 is the top.
+    name : str
+        Of the module.
+    instances : int
+        How often it is there in all.
+    cells : Counter
+        Of all instances, with the modules in them.
+    size : float
+        As that of `ModuleArea`, of all instances, with the modules in them.
+    """
+
+    depth: int
+    name: str
+    instances: int
+    cells: Counter[str]
+    size: float
+
+
+@dataclass(frozen=True)
 class Area:
     """What a block costs.
 
     Parameters
     ----------
-    block, target : str
+    block : str
+    target : Target
     effort : Effort
     config : Config
     modules : list of ModuleArea
@@ -157,7 +106,7 @@ class Area:
     """
 
     block: str
-    target: str
+    target: Target
     effort: Effort
     config: Config
     modules: list[ModuleArea]
@@ -170,26 +119,63 @@ class Area:
         return sum((module.all_cells for module in self.modules), Counter())
 
     @property
-    def lut_equivalents(self) -> int:
-        """LUT-equivalents of the whole block."""
-        return TARGETS[self.target].lut_equivalents(self.cells)
+    def size(self) -> float:
+        """Area of the whole block in the library's unit."""
+        return sum(module.size * module.instances for module in self.modules)
 
     @property
-    def luts_per_mac(self) -> float | None:
-        """LUT-equivalents per multiplier; None for a block without."""
+    def total(self) -> float:
+        """LUT-equivalents of the whole block; of a library's target its area."""
+        return self.size if self.target.library else self.target.lut_equivalents(self.cells)
+
+    @property
+    def per_mac(self) -> float | None:
+        """LUT-equivalents, or area, per multiplier; None for a block without."""
         multipliers = macs(self.block, self.config)
-        return self.lut_equivalents / multipliers if multipliers else None
+        return self.total / multipliers if multipliers else None
+
+    def hierarchy(self) -> Iterator[Level]:
+        """Yield the levels of the hierarchy, each before those in it."""
+        modules = {module.name: module for module in self.modules}
+        sums: dict[str, tuple[Counter[str], float]] = {}
+
+        def inclusive(name: str) -> tuple[Counter[str], float]:
+            if name not in sums:
+                module = modules[name]
+                cells, size = Counter(module.cells), module.size
+                for child, number in module.children.items():
+                    below, area = inclusive(child)
+                    cells.update({cell: number * count for cell, count in below.items()})
+                    size += number * area
+                sums[name] = (cells, size)
+            return sums[name]
+
+        def descend(name: str, number: int, depth: int) -> Iterator[Level]:
+            cells, size = inclusive(name)
+            yield Level(depth, name, number, Counter({cell: number * count for cell, count in cells.items()}),
+                        number * size)
+            for child, times in modules[name].children.items():
+                yield from descend(child, number * times, depth + 1)
+
+        return descend(self.modules[0].name, 1, 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures, in a fixed order."""
-        kind = TARGETS[self.target]
+        kind = self.target
+
+        def figures(cells: Counter[str], size: float) -> dict[str, Any]:
+            return {"counts": kind.count(cells)} | (
+                {"area": round(size, 3)} if kind.library else {"lut_equivalents": kind.lut_equivalents(cells)})
+
         return {
-            "block": self.block, "target": self.target, "effort": asdict(self.effort),
-            "tool": self.tool, "parameters": asdict(self.config),
-            "counts": kind.count(self.cells), "lut_equivalents": self.lut_equivalents,
-            "lut_equivalents_per_mac": None if self.luts_per_mac is None else round(self.luts_per_mac, 1),
-            "modules": [{"name": module.name, "instances": module.instances, "counts": kind.count(module.all_cells),
-                         "lut_equivalents": kind.lut_equivalents(module.all_cells)} for module in self.modules],
+            "block": self.block, "target": kind.name, "effort": asdict(self.effort),
+            "library": kind.library.name if kind.library else None,
+            "tool": self.tool, "parameters": asdict(self.config), **figures(self.cells, self.size),
+            "per_mac": None if self.per_mac is None else round(self.per_mac, 1),
+            "modules": [{"name": module.name, "instances": module.instances,
+                         **figures(module.all_cells, module.size * module.instances)} for module in self.modules],
+            "hierarchy": [{"depth": level.depth, "name": level.name, "instances": level.instances,
+                           **figures(level.cells, level.size)} for level in self.hierarchy()],
             "cells": dict(sorted(self.cells.items())), "memories": dict(sorted(self.memories.items())),
         }
 
@@ -197,8 +183,10 @@ class Area:
 def macs(block: str, config: Config) -> int:
     """Multipliers of a block, 0 if it has none."""
     return {
+        "accelerator": config.peak_macs,
         "engine": config.peak_macs,
         "dense": config.rows * config.cols * config.dense_taps,
+        "fp16": config.rows * config.cols * config.dense_taps,
         "sparse": config.rows * config.cols,
         "pe_row": config.cols * config.dense_taps,
     }.get(block, 0)
@@ -206,20 +194,26 @@ def macs(block: str, config: Config) -> int:
 
 def read_cells(statistics: str, top: str) -> list[ModuleArea]:
     """Read what `stat -json` printed: the modules of a design and how often each is used."""
-    found = json.loads(statistics[statistics.index("{"):])["modules"]
-    cells: dict[str, dict[str, int]] = {name.lstrip("\\"): module["num_cells_by_type"]
-                                        for name, module in found.items()}
+    found = {name.lstrip("\\"): module
+             for name, module in json.loads(statistics[statistics.index("{"):])["modules"].items()}
     instances: Counter[str] = Counter()
+
+    def inside(name: str, modules: bool) -> dict[str, int]:
+        cells = found[name]["num_cells_by_type"]
+        return {cell: number for cell, number in sorted(cells.items()) if (cell in found) == modules}
 
     def use(name: str, number: int) -> None:
         instances[name] += number
-        for cell, times in cells[name].items():
-            if cell in cells:
-                use(cell, number * times)
+        for child, times in inside(name, True).items():
+            use(child, number * times)
+
+    def size(name: str) -> float:   # Yosys adds the modules inside
+        below = sum(found[child].get("area", 0.0) * times for child, times in inside(name, True).items())
+        return float(found[name].get("area", 0.0)) - below
 
     use(top, 1)
-    return [ModuleArea(name, instances[name], {cell: number for cell, number in sorted(cells[name].items())
-                                               if cell not in cells}) for name in instances]
+    return [ModuleArea(name, instances[name], inside(name, False), inside(name, True), size(name))
+            for name in instances]
 
 
 def read_memories(log: str) -> dict[str, str]:
@@ -233,7 +227,43 @@ def read_memories(log: str) -> dict[str, str]:
     return memories
 
 
-def measure(block: str, config: Config, kind: Target, build: Path, effort: Effort = Effort()) -> Area:
+def lost_memories(memories: Mapping[str, str], bits: Mapping[str, int]) -> dict[str, int]:
+    """Return the large memories that became flip-flops, and their bits."""
+    found = {memory: bits.get(memory.replace("\\", ""), LARGE_BITS)     # one that is not known may be large
+             for memory, became in memories.items() if became == "flip-flops"}
+    return {memory: size for memory, size in found.items() if size >= LARGE_BITS}
+
+
+def synthesise(stem: str, verilog: str, script: str, build: Path, what: str) -> str:
+    """Run Yosys on Verilog in the folder `build`, and return its log.
+
+    Parameters
+    ----------
+    stem : str
+        Of the files STEM.v and STEM.log.
+    verilog, script : str
+    build : path
+    what : str
+        Is said while it runs.
+
+    Raises
+    ------
+    ToolError
+        Yosys is missing or failed; the message ends with its last lines and the log's path.
+    """
+    build.mkdir(parents=True, exist_ok=True)
+    write_whole(build / f"{stem}.v", verilog)
+    log = build / f"{stem}.log"
+    # YoWASP's Yosys sees only the directory it runs in, and prints nothing after ABC: relative names, and files.
+    with announced(f"{what}, log in {log}"):
+        try:
+            run([yosys(), "-q", "-l", log.name, "-p", f"read_verilog {stem}.v; {script}"], what, cwd=build)
+        except ToolError as error:
+            raise ToolError(f"{error}\nits log: {log}") from None
+    return log.read_text(errors="replace")
+
+
+def measure(block: str, config: Config, kind: Target, build: Path, effort: Effort = PLAIN) -> Area:
     """Emit a block, synthesise it and count its cells; the Verilog, the tool's log and the figures stay in `build`.
 
     Raises
@@ -242,25 +272,31 @@ def measure(block: str, config: Config, kind: Target, build: Path, effort: Effor
         There is no such block.
     ToolError
         Yosys is missing or failed; the message ends with its last lines and the log's path.
+    AreaError
+        A large memory became flip-flops. The figures are written nevertheless.
     """
     with announced(f"writing the Verilog of block {block}, {config.rows} x {config.cols}"):
-        emitted = convert(block, config)
+        emitted = convert(block, config, SYNTH_BLOCKS)
     stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-{kind.name}{effort}"
-    build.mkdir(parents=True, exist_ok=True)
-    write_whole(build / f"{stem}.v", emitted.verilog)
-    # YoWASP's Yosys sees only the directory it runs in, and prints nothing after ABC: relative names, and files.
+    statistics, library = f"tee -q -o {stem}.stat stat -json", ""
+    if kind.library:
+        library = f"{stem}.lib"
+        build.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kind.library, build / library)
+        statistics += f" -liberty {library}"
     # Wires get private names, for a wire called `x[0]` and bit 0 of a wire `x` become one name in ABC9.
-    script = (f"read_verilog {stem}.v; rename -hide w:*; {kind.script(emitted.top, effort)}; "
-              f"tee -q -o {stem}.stat stat -json")
-    log = build / f"{stem}.log"
-    with announced(f"synthesising {emitted.top} for {kind.name}, log in {log}"):
-        try:
-            run([yosys(), "-q", "-l", log.name, "-p", script], f"synthesis of {emitted.top}", cwd=build)
-        except ToolError as error:
-            raise ToolError(f"{error}\nits log: {log}") from None
-    text = log.read_text(errors="replace")
-    version = re.search(r"^Yosys \S+", text, re.MULTILINE)
-    area = Area(block, kind.name, effort, config, read_cells((build / f"{stem}.stat").read_text(), emitted.top),
-                read_memories(text), version[0] if version else "Yosys")
+    script = f"rename -hide w:*; {kind.script(emitted.top, effort)}; {statistics}".replace("LIBRARY", library)
+    log = synthesise(stem, emitted.verilog, script, build, f"synthesis of {emitted.top} for {kind.name}")
+    if library:
+        (build / library).unlink()
+    version = re.search(r"^Yosys \S+", log, re.MULTILINE)
+    area = Area(block, kind, effort, config,
+                read_cells((build / f"{stem}.stat").read_text(), emitted.top), read_memories(log),
+                version[0] if version else "Yosys")
     write_whole(build / f"{stem}.json", json.dumps(area.to_json(), indent=2) + "\n")
+    lost = lost_memories(area.memories, memory_bits(emitted.verilog))
+    if lost:
+        names = ", ".join(f"{memory} ({bits} bits)" for memory, bits in lost.items())
+        raise AreaError(f"memories of {LARGE_BITS} bits and more became flip-flops: {names}; the figures are in "
+                        f"{build / stem}.json")
     return area

@@ -49,12 +49,12 @@ def test_random_programs_are_exact_and_predicted(seed: int) -> None:
             assert run.counters[f"{kind}_{cause}"] == array[cause], (seed, kind, cause)
 
 
-def test_a_wrong_program_is_seen() -> None:
+def test_a_wrong_program_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: another block than the expected one."""
     rng = np.random.default_rng([3, 12])
     case = random_case(rng, TINY, (2, 4, 6), 4)
     device = Device.open(backend())
-    device.set_batch = lambda _: Device.set_batch(device, [1, 1])  # type: ignore[method-assign]
+    monkeypatch.setattr(device, "set_batch", lambda _: Device.set_batch(device, [1, 1]))
     assert not run_step(TINY, device, NetworkStep(case.network, case.inputs, (0, 2)), 0).exact
 
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 
 from hw.config import PRESETS
+from hw.verilog import memory_bits
 from sim.toolchain import ToolError
 from synth import area as area_module
 from synth import equal_area
 from synth.__main__ import main, report
-from synth.area import TARGETS, Area, Effort, ModuleArea, macs, measure, read_cells, read_memories
+from synth.area import Area, ModuleArea, lost_memories, macs, measure, read_cells, read_memories
 from synth.equal_area import ArrayArea, Mix, table
+from synth.targets import TARGETS, Effort, target
 
 TINY = PRESETS["tiny"]
 
@@ -19,7 +21,7 @@ TINY = PRESETS["tiny"]
 def some_area(**changes):
     modules = [ModuleArea("top", 1, {"LUT4": 10, "TRELLIS_FF": 3}),
                ModuleArea("top_row", 4, {"LUT4": 5, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "PFUMX": 7})]
-    fields = {"block": "pe_row", "target": "ecp5", "effort": Effort(), "config": TINY, "modules": modules,
+    fields = {"block": "pe_row", "target": TARGETS["ecp5"], "effort": Effort(), "config": TINY, "modules": modules,
               "memories": {"top.small": "DPR16X4"}, "tool": "Yosys 0"}
     return Area(**fields | changes)
 
@@ -27,8 +29,8 @@ def some_area(**changes):
 def test_lut_equivalents_weigh_carry_and_distributed_ram():
     area = some_area()
     assert area.cells == {"LUT4": 30, "CCU2C": 8, "TRELLIS_DPR16X4": 4, "PFUMX": 28, "TRELLIS_FF": 3}
-    assert area.lut_equivalents == 30 + 2 * 8 + 6 * 4
-    assert area.luts_per_mac == area.lut_equivalents / (4 * 3)
+    assert area.total == 30 + 2 * 8 + 6 * 4
+    assert area.per_mac == area.total / (4 * 3)
 
 
 def test_every_instance_of_a_module_counts():
@@ -65,18 +67,100 @@ def test_a_row_is_synthesised_and_its_accumulators_are_distributed_ram(tmp_path)
     # Product sum, local sum and hold register of each lane; whatever follows comes on top.
     assert counts["FF"] > TINY.cols * (5 + 4 + 2 + 2 * TINY.psum_bits)
     lines = "\n".join(report(area)).splitlines()
-    assert lines[0].split() == ["module", "LUT4", "CCU2C", "DPR16X4", "FF", "DP16KD", "LUT-eq.", "%"]
-    assert f"{area.lut_equivalents / 12:.1f} LUT-equivalents per multiplier" in lines
+    assert lines[0].split() == [
+        "module", "LUT4", "CCU2C", "DPR16X4", "FF", "DP16KD", "DSP", "LUT-eq.", "%", "per", "MAC"]
+    assert f"{area.total / 12:.1f} LUT-equivalents per multiplier" in lines
     (written,) = (tmp_path / "area").glob("sqdm_pe_row-*-ecp5.json")
-    assert json.loads(written.read_text())["lut_equivalents"] == area.lut_equivalents
+    assert json.loads(written.read_text())["lut_equivalents"] == area.total
 
 
-@pytest.mark.parametrize("target", ["xc7", "generic"])
-def test_the_other_targets_count_logic_and_flip_flops(target, tmp_path):
-    area = measure("weight_halves", TINY, TARGETS[target], tmp_path)
-    counts = TARGETS[target].count(area.cells)
-    assert 0 < area.lut_equivalents < 30
+@pytest.mark.parametrize("name", ["xc7", "xcup", "ice40", "generic"])
+def test_the_other_targets_count_logic_and_flip_flops(name, tmp_path):
+    area = measure("weight_halves", TINY, TARGETS[name], tmp_path)
+    counts = TARGETS[name].count(area.cells)
+    assert 0 < area.total < 30
     assert counts["FF"] == 5
+
+
+LIBRARY = """library (toy) {
+  /* cell (COMMENT) { ff (IQ) } */
+  cell (BUF) { area : 1.5; pin (A) { direction : input; } pin (Y) { direction : output; function : "A"; } }
+  cell (INV) { area : 1; pin (A) { direction : input; } pin (Y) { direction : output; function : "A'"; } }
+  cell (NAND2) { area : 2; pin (A) { direction : input; } pin (B) { direction : input; }
+    pin (Y) { direction : output; function : "(A*B)'"; } }
+  cell ("DFF") { area : 8; ff (IQ, IQN) { clocked_on : "C"; next_state : "D"; }
+    pin (C) { direction : input; clock : true; } pin (D) { direction : input; }
+    pin (Q) { direction : output; function : "IQ"; } }
+}
+"""
+
+
+def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
+    library = tmp_path / "toy.lib"
+    library.write_text(LIBRARY)
+    area = measure("sparse", replace(TINY, rows=2), target("liberty", library), tmp_path / "area")
+    counts = area.target.count(area.cells)
+    prices = {"BUF": 1.5, "INV": 1, "NAND2": 2, "DFF": 8}
+    assert set(area.cells) <= {*prices, "$mem_v2"}
+    assert area.size == pytest.approx(sum(prices[cell] * number for cell, number in area.cells.items()
+                                          if cell in prices))
+    assert counts["FF"] == area.cells["DFF"] > 0
+    assert counts["memories"] == 2 * 2      # weights and scale codes of each row, not the accumulators
+    levels = {level.name: level for level in area.hierarchy()}
+    assert levels["sqdm_sparse"].size == pytest.approx(area.size)
+    row = levels["sqdm_sparse_row"]
+    assert (row.depth, row.instances) == (1, 2) and row.cells["DFF"] % 2 == 0
+    assert row.size > levels["sqdm_sparse_row_pe_row"].size > 0.3 * area.size
+    lines = "\n".join(report(area, hierarchy=True)).splitlines()
+    assert lines[0].split()[-4:] == ["area", "%", "per", "MAC"]
+    assert lines[2].split()[0] == "sqdm_sparse" and lines[2].split()[-1] == f"{area.size / 8:.1f}"
+    assert any(line.startswith("  2 x row ") for line in lines)
+    assert not list((tmp_path / "area").glob("*.lib"))      # the library is not ours to keep
+    written = json.loads(next((tmp_path / "area").glob("*.json")).read_text())
+    assert written["library"] == "toy.lib" and written["hierarchy"][0]["area"] == pytest.approx(area.size)
+
+
+def test_a_library_must_be_one(tmp_path, capsys):
+    path = tmp_path / "x.lib"
+    assert main(["--target", "liberty", "--liberty", str(path)]) == 2
+    path.write_text("library (x) { cell (INV) { area : 1; } }")
+    assert main(["--target", "liberty", "--liberty", str(path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].endswith("it cannot be read (No such file or directory)")
+    assert errors[1].endswith("it must be Liberty, not compressed, with a flip-flop")
+
+
+VERILOG = """
+module top (clk);
+  sub \\row$1  (
+    .clk(clk)
+  );
+  reg [7:0] small [3:0];
+endmodule
+
+module sub (clk);
+  reg [31:0] \\big.0  [255:0];
+endmodule
+"""
+
+
+def test_large_memories_in_flip_flops_are_found_by_module_and_by_place():
+    bits = memory_bits(VERILOG)
+    assert bits == {"top.small": 32, "sub.big.0": 8192, "top.row$1.big.0": 8192}
+    for lost in ("sub.\\big.0", "top.row$1.big.0"):
+        assert list(lost_memories({lost: "flip-flops", "top.small": "flip-flops"}, bits).values()) == [8192]
+    assert lost_memories({"sub.big.0": "DP16KD", "top.small": "flip-flops"}, bits) == {}
+    assert list(lost_memories({"sub.unknown": "flip-flops"}, bits)) == ["sub.unknown"]
+
+
+def test_a_large_memory_in_flip_flops_is_an_error(tmp_path, capsys, monkeypatch):
+    # Without the step that maps memories to block RAM.
+    broken = replace(TARGETS["ecp5"], script=lambda top, effort: f"synth_ecp5 -nobram -nolutram -nodsp -top {top}")
+    monkeypatch.setitem(TARGETS, "ecp5", broken)
+    monkeypatch.setattr(area_module, "LARGE_BITS", 500)     # so that it takes little time
+    assert main(["--preset", "tiny", "--weight-depth", "2", "--block", "line_weights", "--build", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "memories of 500 bits and more became flip-flops: sqdm_line_weights.memory (768 bits)" in error
 
 
 def test_a_failing_tool_shows_its_last_lines_and_its_log(monkeypatch, tmp_path):
@@ -88,7 +172,7 @@ def test_a_failing_tool_shows_its_last_lines_and_its_log(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--target", "asic"], "target=asic is not legal: it must be one of ecp5, xc7, generic"),
+    (["--target", "asic"], "target=asic is not legal: it must be one of ecp5, ice40, xc7, xcup, generic, liberty"),
     (["--preset", "big"], "preset=big is not legal"),
     (["--block", "alu"], "block=alu is not legal"),
     (["--rows", "1"], "rows=1 is not legal"),

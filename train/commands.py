@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from sim.report import write_whole
 
 from golden.report import write_whole
 from golden.workload.unet import CLASSES

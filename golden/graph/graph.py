@@ -189,6 +189,19 @@ class Graph:
         """Tensors that are read with stride 2."""
         return {name for node in self.nodes if node.stride == 2 for name in node.inputs}
 
+    @property
+    def upsampled_reads(self) -> set[str]:
+        """Upsampled tensors that nothing but convolutions reads, each together with such tensors only."""
+        found = {node.output for node in self.nodes if node.upsample} - set(self.outputs)
+        while True:
+            kept = found.copy()
+            for node in self.nodes:
+                plain = node.kind != "convolution" or node.stride != 1 or not found.issuperset(node.inputs)
+                kept -= set(node.reads if plain else node.reads[len(node.inputs):])
+            if kept == found:
+                return found
+            found = kept
+
     def sharing(self) -> list[tuple[str, ...]]:
         """All tensors, in sets that have one scale: those that are concatenated anywhere, as a layer has one factor."""
         sets: list[tuple[str, ...]] = [(name,) for name in self.names()]

@@ -106,9 +106,10 @@ def integer_network(graph: Graph, quantisation: Quantisation, sizes: Mapping[str
     """The network of integers, for `golden.program.tiler`.
 
     A tensor that is read with a stride is written as it is, and once more by space-to-depth, for it may have other
-    readers. Where a layer adds an 8-bit residual and upsamples, the post-processor would read the residual for each of
-    the many small writes, so the result is upsampled in a pass of its own, which is faster. Layers that only make a
-    residual run right before the first one that adds it: 8-bit tensors are large.
+    readers. An upsampled tensor stays small in memory where its readers can read it so. Else, where a layer adds an
+    8-bit residual and upsamples, the post-processor would read the residual for each of the many small writes, so the
+    result is upsampled in a pass of its own, which is faster. Layers that only make a residual run right before the
+    first one that adds it: 8-bit tensors are large.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def integer_network(graph: Graph, quantisation: Quantisation, sizes: Mapping[str
     ValueError
         As `parameters`.
     """
-    formats, strided = quantisation.formats, graph.strided
+    formats, strided, small = quantisation.formats, graph.strided, graph.upsampled_reads
     shapes = graph.shapes(sizes, {name: factors.shape[1] for name, factors in quantisation.factors.items()})
     nodes: list[IntegerNode] = []
 
@@ -150,16 +151,18 @@ def integer_network(graph: Graph, quantisation: Quantisation, sizes: Mapping[str
             copy(_strided(source.name), source.name, source.name, _strided(source.name), "space_to_depth")
     for node in late_residuals(graph):
         post, fmt = selected(parameters(node, quantisation), blocks), formats[node.output]
-        apart = node.upsample and node.residual is not None and formats[node.residual].planes > 1
+        upsample = node.upsample and node.output not in small
+        apart = upsample and node.residual is not None and formats[node.residual].planes > 1
         output = f"{node.output} before upsampling" if apart else node.output
-        transform: Transform = "upsample" if node.upsample and not apart else "none"
+        transform: Transform = "upsample" if upsample and not apart else "none"
         detection = None if apart else label(node.output, 4 if node.upsample else 1)
         if node.kind == "convolution":
             weights = in_memory(node, quantisation.weights[node.name])
             nodes.append(Conv(
                 name=node.name, inputs=tuple(_strided(name) if node.stride == 2 else name for name in node.inputs),
                 output=output, weights=weights.q, w_fmt=weights.fmt, codes=weights.codes, group=weights.group,
-                post=post, out_fmt=fmt, residual=node.residual, transform=transform, detection=detection))
+                post=post, out_fmt=fmt, residual=node.residual, transform=transform, detection=detection,
+                upsampled=small.issuperset(node.inputs)))
         else:
             nodes.append(Elementwise(name=node.name, inputs=(node.inputs[0],), output=output, post=post, out_fmt=fmt,
                                      residual=node.residual, transform=transform, detection=detection))

@@ -1,0 +1,1 @@
+"""Bring-up: the accelerator on a board, behind a serial line."""

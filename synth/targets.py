@@ -1,0 +1,173 @@
+"""The technologies that blocks are synthesised for: scripts for Yosys, and what is counted.
+
+No target uses DSPs: small products go into LUTs, and a device's few DSPs would run out unnoticed.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hw.config import ConfigError
+
+__all__ = ["PLAIN", "TARGETS", "TARGET_NAMES", "Effort", "Target", "liberty", "target"]
+
+MACRO_DEPTH = 64    # where there is no block RAM to map to, memories of so many words and more stay whole
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How to synthesise.
+
+    Parameters
+    ----------
+    flat : bool
+        Dissolve the hierarchy first.
+    small : bool
+        Do without the multiplexers that join LUTs to wider ones: fewer LUTs, but more of them in a row.
+    """
+
+    flat: bool = False
+    small: bool = False
+
+    def __str__(self) -> str:
+        return ("-flat" if self.flat else "") + ("-small" if self.small else "")
+
+
+PLAIN = Effort()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A technology.
+
+    Parameters
+    ----------
+    name : str
+    script : str
+        Yosys commands for a top module and an `Effort`.
+    columns : mapping of str to str
+        What is reported, and a regular expression of the cells that count as it.
+    weights : mapping of str to int
+        LUTs that a unit of a column stands for, in LUT-equivalents.
+    library : path, optional
+        Liberty file with the cells; the scripts know it as LIBRARY.
+    """
+
+    name: str
+    script: Callable[[str, Effort], str]
+    columns: Mapping[str, str]
+    weights: Mapping[str, int] = field(default_factory=dict)
+    library: Path | None = None
+
+    def count(self, cells: Mapping[str, int]) -> dict[str, int]:
+        """Sum cells by column."""
+        return {column: sum(number for cell, number in cells.items() if re.fullmatch(pattern, cell))
+                for column, pattern in self.columns.items()}
+
+    def lut_equivalents(self, cells: Mapping[str, int]) -> int:
+        """Return the logic and the distributed RAM as a number of LUTs."""
+        counts = self.count(cells)
+        return sum(weight * counts[column] for column, weight in self.weights.items())
+
+
+def _ecp5(top: str, effort: Effort) -> str:
+    options = ("" if effort.flat else " -noflatten") + (" -nowidelut" if effort.small else "")
+    return f"synth_ecp5 -nodsp{options} -top {top}"
+
+
+def _ice40(top: str, effort: Effort) -> str:
+    return f"synth_ice40{'' if effort.flat else ' -noflatten'} -top {top}"  # DSPs only if asked for
+
+
+def _xilinx(family: str) -> Callable[[str, Effort], str]:
+    def script(top: str, effort: Effort) -> str:
+        options = (" -flatten" if effort.flat else "") + (" -nowidelut" if effort.small else "")
+        return f"synth_xilinx -family {family} -nodsp -noiopad -noclkbuf{options} -top {top}"
+
+    return script
+
+
+def _generic(top: str, effort: Effort) -> str:
+    # As `synth -lut 4`, but memories stay whole: they would become flip-flops.
+    return (f"synth{' -flatten' if effort.flat else ''} -top {top} -run begin:fine; opt -fast -full; "
+            "opt -undriven -fine; techmap; opt -fast; abc -lut 4; opt -fast; clean")
+
+
+def _liberty(top: str, effort: Effort) -> str:
+    # As `synth`, but large memories stay whole: they would be macros of the technology.
+    return (f"synth{' -flatten' if effort.flat else ''} -top {top} -run begin:fine; opt -fast -full; "
+            f"memory_map t:$mem_v2 r:SIZE<{MACRO_DEPTH} %i; opt -undriven -fine; techmap; opt -fast; "
+            "dfflibmap -liberty LIBRARY; opt; abc -liberty LIBRARY; opt_clean -purge")
+
+
+TARGETS: dict[str, Target] = {
+    "ecp5": Target("ecp5", _ecp5, {
+        "LUT4": "LUT4", "CCU2C": "CCU2C", "DPR16X4": "TRELLIS_DPR16X4", "FF": "TRELLIS_FF",
+        "DP16KD": "DP16KD|PDPW16KD", "DSP": "MULT18X18D|ALU54B",
+    }, {"LUT4": 1, "CCU2C": 2, "DPR16X4": 6}),
+    "ice40": Target("ice40", _ice40, {
+        "LUT4": "SB_LUT4", "CARRY": "SB_CARRY", "FF": r"SB_DFF\w*", "RAM40": r"SB_RAM40_4K\w*", "DSP": "SB_MAC16",
+    }, {"LUT4": 1}),
+    "xc7": Target("xc7", _xilinx("xc7"), {
+        "LUT": "LUT[1-6]|INV", "CARRY4": "CARRY4", "RAM32M": "RAM(32M|64M)", "RAMxx1D": r"RAM(32|64|128)X1D",
+        "SRL": r"SRL\w+", "FF": r"FD[RSCP]E(_1)?", "RAMB18": r"RAMB18E1", "RAMB36": r"RAMB36E1", "DSP": "DSP48E1",
+    }, {"LUT": 1, "RAM32M": 4, "RAMxx1D": 2, "SRL": 1}),
+    "xcup": Target("xcup", _xilinx("xcup"), {
+        "LUT": "LUT[1-6]|INV", "CARRY4": "CARRY4", "CARRY8": "CARRY8", "RAM32M16": "RAM(32M16|64M8)",
+        "RAM32M": "RAM(32M|64M)", "RAMxx1D": r"RAM(32|64|128)X1D", "SRL": r"SRL\w+", "FF": r"FD[RSCP]E(_1)?",
+        "RAMB18": r"RAMB18E2", "RAMB36": r"RAMB36E2", "URAM": "URAM288", "DSP": "DSP48E2",
+    }, {"LUT": 1, "RAM32M16": 8, "RAM32M": 4, "RAMxx1D": 2, "SRL": 1}),
+    "generic": Target("generic", _generic, {
+        "LUT4": r"\$lut", "FF": r"\$_\w*DFF\w*_", "memories": r"\$mem\w*",
+    }, {"LUT4": 1}),
+}
+TARGET_NAMES = (*TARGETS, "liberty")
+
+_GROUP = re.compile(r"\bcell\s*\(\s*\"?(\w+)\"?\s*\)|\bff\s*\(")
+
+
+def liberty(library: Path) -> Target:
+    """Return the target of a standard-cell library.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or describes no flip-flop.
+    """
+    try:
+        text = library.read_text(errors="replace")
+    except OSError as error:
+        raise ConfigError(f"liberty={library} is not legal: it cannot be read ({error.strerror})") from None
+    flip_flops, cell = set(), ""
+    for group in _GROUP.finditer(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)):
+        if group[1]:
+            cell = group[1]
+        else:
+            flip_flops.add(cell)
+    if not flip_flops:
+        raise ConfigError(f"liberty={library} is not legal: it must be Liberty, not compressed, with a flip-flop")
+    return Target("liberty", _liberty, {
+        "cells": r"[^$].*", "FF": "|".join(sorted(map(re.escape, flip_flops))), "memories": r"\$mem\w*",
+    }, library=library)
+
+
+def target(name: str, library: Path | None = None) -> Target:
+    """Return the target called `name`.
+
+    Parameters
+    ----------
+    name : str
+    library : path, optional
+        The cells, for liberty only.
+
+    Raises
+    ------
+    ConfigError
+        There is no such target, or the library is missing, or goes with another target.
+    """
+    if name not in TARGET_NAMES:
+        raise ConfigError(f"target={name} is not legal: it must be one of {', '.join(TARGET_NAMES)}")
+    if (library is not None) != (name == "liberty"):
+        raise ConfigError("target=liberty needs --liberty FILE, and the other targets have no use for it")
+    return TARGETS[name] if library is None else liberty(library)
