@@ -34,6 +34,7 @@ import numpy as np
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.quality import psnr
 from golden.report import Table, announced, write_whole
 from golden.workload.layers import Workload
 from golden.workload.sample import StepProgram, step_program
@@ -45,7 +46,7 @@ from sqdm.device import DeviceError
 
 from .accelerator import SimBackend
 from .baseline import dense_cycles
-from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl, psnr
+from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl
 from .fast import FastSim
 from .toolchain import ToolError
 
@@ -208,7 +209,7 @@ def _report(job: Job, first: StepProgram, emitted: Emitted, golden: GoldenRun, e
             "speedup": None if baseline is None else round(baseline / cycles, 3),
             "simulated_cycles_per_second": round(cycles / sum(done.seconds for done in evaluations)),
             "utilisation": {kind: _multiplying(job.config, evaluations, kind) for kind in ("dense", "sparse")},
-            "psnr_db": [round(value, 2) for value in psnr(golden.images, real)]}
+            "psnr_db": [round(float(value), 2) for value in psnr(golden.images, real)]}
 
 
 def _summary(job: Job, report: dict[str, Any]) -> str:
