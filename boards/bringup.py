@@ -63,7 +63,7 @@ class BringUp(wiring.Component):
         m.submodules.accelerator = DomainRenamer("accelerator")(accelerator := Accelerator(config))
         m.submodules.memory = memory = AxiMemory(config, BASE, self.memory_bytes)
         m.submodules.bridge = bridge = SerialBridge(self.divisor, self.gap, BASE, self.memory_bytes)
-        m.d.comb += [accelerator.aclk.eq(ClockSignal()), accelerator.aresetn.eq(~ResetSignal())]
+        m.d.comb += [accelerator.aclk.eq(ClockSignal()), accelerator.aresetn.eq(~ResetSignal(allow_reset_less=True))]
         for members, port, prefix in ((axi_read_members(config), memory.read, MASTER),
                                       (axi_write_members(config), memory.write, MASTER),
                                       (lite_members(), bridge.registers, SLAVE)):

@@ -1,22 +1,24 @@
 """How good drawn digits are, measured without downloads: in the features of a small classifier of the same digits.
 
-The classifier is a convolutional network with a layer of 64 features before its last one. It was trained, and the
-features of all 1,797 real digits were taken, by `python -m train classifier`; both are in `data/classifier.npz`.
+The classifier is a convolutional network with a layer of 64 features before its last one, trained by
+`python -m train classifier`. `data/classifier.npz` has it, and all 1,797 real digits that images are compared with (UCI
+"Optical Recognition of Handwritten Digits", test set, by E. Alpaydin and C. Kaynak).
 
 Images are [N, 8, 8] in ink units, 0 to 16, or [N, 16, 16], which are averaged down to 8x8. What the sampler leaves
 outside of [0, 16] is clipped for the features, as it would be in a picture, but not for `psnr`.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from golden.formats import Int64Array, Uint8Array
 from golden.workload.unet import CLASSES, DATA, Node, Weights, convolve
 
 __all__ = ["CONVOLUTIONS", "DENSE", "FEATURES", "INK", "Statistics", "accuracy", "features", "features_of", "frechet",
-           "frechet_distance", "logits", "precision_recall", "psnr", "real", "statistics"]
+           "frechet_distance", "logits", "precision_recall", "precision_recall_of", "psnr", "real_digits", "statistics"]
 
 Float64Array = NDArray[np.float64]
 
@@ -51,7 +53,7 @@ def features(images: ArrayLike) -> Float64Array:
 
 
 def features_of(weights: Weights, images: Float64Array) -> Float64Array:
-    """As `features`, of 8x8 images with given weights: convolutions 1 -> 32 -> 64 (stride 2) -> 64, then 64 features."""
+    """As `features`, of 8x8 images with given weights: channels 1 -> 32 -> 64 (stride 2) -> 64, then 64 features."""
     x = (np.clip(images, 0, INK) / INK).astype(np.float32)[None]
     for node in CONVOLUTIONS:
         x = np.maximum(convolve(weights, node, x), 0)
@@ -120,15 +122,19 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def precision_recall(images: ArrayLike, k: int = 3) -> tuple[float, float]:
     """Precision and recall of the images' features against the real ones (Kynkaanniemi et al., arXiv 1904.06991).
 
-    Precision is the share of images that lie in a ball around some real digit, with its k-th nearest other real digit on
-    the border; recall is the share of real digits that lie in such a ball around some image (section 2, equation 2).
+    Precision is the share of images that lie in a ball around some real digit, with its k-th nearest other real digit
+    on the border; recall is the share of real digits that lie in such a ball around some image (section 2, equation 2).
 
     Raises
     ------
     ValueError
         If k is not in [1, N - 1], or as `features`.
     """
-    drawn, known = features(images), real()
+    return precision_recall_of(features(images), _kept().features, k)
+
+
+def precision_recall_of(drawn: Float64Array, known: Float64Array, k: int = 3) -> tuple[float, float]:
+    """As `precision_recall`, of the features [N, d] of images and those [M, d] of real digits."""
     if not 1 <= k < min(len(drawn), len(known)):
         raise ValueError(f"k must be from 1 to {min(len(drawn), len(known)) - 1}, fewer than there are images, not {k}")
     between = _distances(drawn, known)
@@ -152,9 +158,12 @@ def psnr(images: ArrayLike, reference: ArrayLike) -> Float64Array:
     return ratios
 
 
-def real() -> Float64Array:
-    """The features [1797, 64] of all real digits (kept in float16)."""
-    return _kept().real.copy()
+def real_digits() -> tuple[Float64Array, Int64Array]:
+    """The real digits [1797, 8, 8], whole numbers from 0 to 16, in random order, and their classes [1797].
+
+    The first 1,497 are those that models are trained with.
+    """
+    return _kept().images.astype(np.float64), _kept().labels.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,15 +172,21 @@ class _Kept:
 
     weights: Weights
     statistics: Statistics
-    real: Float64Array
+    images: Uint8Array
+    labels: Uint8Array
+
+    @cached_property
+    def features(self) -> Float64Array:
+        return features(self.images)
 
 
 @cache
 def _kept() -> _Kept:
     with np.load(DATA / "classifier.npz", allow_pickle=False) as archive:
-        weights = {name: archive[name].astype(np.float32) for name in archive.files if name.endswith(("weight", "bias"))}
-        return _Kept(weights, Statistics(archive["real_mean"], archive["real_covariance"]),
-                     archive["real_features"].astype(np.float64))
+        names = [name for name in archive.files if name.endswith((".weight", ".bias"))]
+        weights = {name: archive[name].astype(np.float32) for name in names}
+        return _Kept(weights, Statistics(archive["real_mean"], archive["real_covariance"]), archive["real_images"],
+                     archive["real_labels"])
 
 
 def _small(images: ArrayLike) -> Float64Array:

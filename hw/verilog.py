@@ -24,7 +24,7 @@ from typing import Any
 from amaranth.back import rtlil, verilog
 from amaranth.lib.wiring import Component
 
-__all__ = ["clear_memories", "convert_component", "memory_bits", "mend_names", "share_modules"]
+__all__ = ["clear_memories", "convert_component", "find_yosys", "memory_bits", "mend_names", "share_modules"]
 
 _MODULE = re.compile(r"^module (\\\S+|\w+) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _NUMBERED = re.compile(r"\\\S*\$\d\S*")
@@ -173,7 +173,7 @@ def _without_zeros() -> Iterator[None]:
         rtlil.ModuleEmitter.emit_memory = emit_memory
 
 
-def _find_yosys() -> None:
+def find_yosys() -> None:
     """Point Amaranth at the Yosys of this Python environment, else at the one of the system."""
     if "AMARANTH_USE_YOSYS" in os.environ:
         return
@@ -188,7 +188,7 @@ def convert_component(component: Component, name: str, source: bool = False) -> 
 
     With `source`, attributes say which line of the generator each signal comes from.
     """
-    _find_yosys()
+    find_yosys()
     with _without_zeros():
         text = verilog.convert(component, name=name, emit_src=source, strip_internal_attrs=not source)
     return _PRAGMA + clear_memories(share_modules(mend_names(text)))

@@ -37,9 +37,9 @@ __all__ = ["main", "ratios"]
 
 PAPER = 1.83
 DIFFERENCE = f"""The paper (SQ-DM, arXiv 2501.15448) reports {PAPER} from sparsity. That is another measurement, of
-larger networks on arrays whose sizes it does not publish. Here it is RTL counters of whole programs, with 8-bit layers,
-weight loads, post-processing and the ends of layers, which zeros do not shorten; and with dense_taps 3 a dense array has
-three multipliers for each one of a sparse array, so the side that uses zeros has fewer."""
+larger networks on arrays whose sizes it does not publish. Here it is RTL counters of whole programs, with 8-bit
+layers, weight loads, post-processing and the ends of layers, which zeros do not shorten; and with dense_taps 3 a dense
+array has three multipliers for each one of a sparse array, so the side that uses zeros has fewer."""
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

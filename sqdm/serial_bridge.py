@@ -173,8 +173,8 @@ class SerialBridge:
                     raise SerialError(f"the board refuses {op.name} at {address:#x}: there is nothing, or it cannot be "
                                       "written now")
                 return content
-        raise SerialError(f"no answer to {op.name} at {address:#x}, asked {1 + self.retries} times: check the port, the "
-                          "baud rate, and that the board is configured (LED alive blinks)")
+        raise SerialError(f"no answer to {op.name} at {address:#x}, asked {1 + self.retries} times: check the port, "
+                          "the baud rate, and that the board is configured (LED alive blinks)")
 
     def _hello(self) -> tuple[int, int, int, int]:
         raw = self.request(Op.HELLO, words=HELLO_WORDS)

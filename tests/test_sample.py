@@ -43,8 +43,8 @@ def test_heun_averages_the_slopes_at_both_ends_of_a_step() -> None:
         x = x + (following - now) * 0.5 * (slope(x, now) + slope(ahead, following))
     x = x - sigmas[2] * slope(x, sigmas[2])
     run = sample(weights, [2, 6], steps=3, sigma_max=10.0, seed=4, solver="heun", info=WORKLOAD.info)
-    info = WORKLOAD.info
-    np.testing.assert_allclose(run.images, x[0] * 2 * info.pixel_deviation + info.pixel_mean, rtol=1e-4, atol=1e-4)
+    expected = x[0] * 2 * WORKLOAD.info.pixel_deviation + WORKLOAD.info.pixel_mean
+    np.testing.assert_allclose(run.images, expected, rtol=1e-4, atol=1e-4)
     assert len(run.activations) == 3
 
 

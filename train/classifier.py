@@ -88,12 +88,13 @@ def classes(parameters: Parameters, found: Tensor) -> Tensor:
 
 
 def to_npz(classifier: Classifier, meta: dict[str, Any]) -> bytes:
-    """The file that `golden.quality` reads: weights, and the features of all real digits with mean and covariance."""
+    """The file that `golden.quality` reads: weights, all digits with their classes, mean and covariance of features."""
+    digits = load_digits()
     arrays = {name: value.numpy().astype(np.float16) for name, value in classifier.parameters.items()}
-    found = features_of({name: value.astype(np.float32) for name, value in arrays.items()}, load_digits().images)
-    known = statistics(found)
+    known = statistics(features_of({name: value.astype(np.float32) for name, value in arrays.items()}, digits.images))
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays, real_features=found.astype(np.float16), real_mean=known.mean,
+    np.savez_compressed(file, **arrays, real_images=digits.images.astype(np.uint8),
+                        real_labels=digits.labels.astype(np.uint8), real_mean=known.mean,
                         real_covariance=known.covariance, meta=np.array(json.dumps(meta)))
     return file.getvalue()
 

@@ -6,7 +6,7 @@ network together, for the error of its result F. The float network never changes
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Visited:
-    """What a sampler meets: inputs [M, 1, H, W], time steps [M], classes [M], and the float network's F [M, 1, H, W]."""
+    """What a sampler meets: inputs [M, 1, H, W], time steps and classes [M], and the float network's F [M, 1, H, W]."""
 
     x: Tensor
     steps: Tensor
@@ -95,7 +95,7 @@ class Teacher:
         return forward(self.parameters, x, levels, labels, self.info.activation)
 
     def visited(self, samples: int, seed: int, student: FakeQuantised | None = None) -> Visited:
-        """What sampling meets; by the float network, or where a student's sampling goes, its results still the teacher's.
+        """What sampling meets, with the float network or, the results being the float network's all the same, a student.
 
         Samples have the classes 0, 1, ..., 9, 0, ...
         """
@@ -162,19 +162,24 @@ def train_blocks(student: FakeQuantised, teacher: Teacher, data: Visited, option
         known = {first: student.quantise(first, data.x, data.steps)}
     for prefixes in BLOCKS:
         nodes = [node for node in NETWORK if node.name.split(".")[0] in prefixes]
-        output = nodes[-1].output
-        target = _chunks(lambda *part, output=output: teacher.tensors(*part)[output], data.x, data.steps, data.labels)
-        weight = 1 / _mean_squares(target, data.steps, len(teacher.sigmas))
-
-        def loss_of(which: Tensor, nodes: Sequence[Node] = nodes, target: Tensor = target, output: str = output,
-                    weight: Tensor = weight) -> Tensor:
-            found = student.run(nodes, {name: values[which] for name, values in known.items()}, data.steps[which],
-                                data.labels[which])[output]
-            return ((found - target[which]).square().mean(dim=(1, 2, 3)) * weight[data.steps[which]]).mean()
-
-        before, after = _train(student, nodes, loss_of, len(data.x), options.block_iterations, options, generator)
+        before, after = _train_block(student, teacher, nodes, known, data, options, generator)
         tell(f"block {' '.join(prefixes)}: relative square error {before:.5f} -> {after:.5f}")
         known = _advanced(student, nodes, known, data)
+
+
+def _train_block(student: FakeQuantised, teacher: Teacher, nodes: Sequence[Node], known: Mapping[str, Tensor],
+                 data: Visited, options: Options, generator: torch.Generator) -> tuple[float, float]:
+    """Train nodes for the tensor that the last one writes; its errors count relative to its mean square in each step."""
+    output = nodes[-1].output
+    target = _chunks(lambda *part: teacher.tensors(*part)[output], data.x, data.steps, data.labels)
+    weight = 1 / _mean_squares(target, data.steps, len(teacher.sigmas))
+
+    def loss_of(which: Tensor) -> Tensor:
+        found = student.run(nodes, {name: values[which] for name, values in known.items()}, data.steps[which],
+                            data.labels[which])[output]
+        return ((found - target[which]).square().mean(dim=(1, 2, 3)) * weight[data.steps[which]]).mean()
+
+    return _train(student, nodes, loss_of, len(data.x), options.block_iterations, options, generator)
 
 
 def train_whole(student: FakeQuantised, data: Visited, options: Options, generator: torch.Generator,

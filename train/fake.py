@@ -1,7 +1,7 @@
 """A quantised model in PyTorch, trainable: fake quantisation with straight-through estimators.
 
-The forward pass computes what `golden.quant.evaluate.QuantisedNetwork` does, and `export` gives the model that this was;
-nothing is rounded once more on the way out. Backwards, rounding counts as the identity, inside of the range only
+The forward pass computes what `golden.quant.evaluate.QuantisedNetwork` does, and `export` gives the model that this
+was; nothing is rounded once more on the way out. Backwards, rounding counts as the identity, inside of the range only
 (Bengio et al., arXiv 1308.3432), and steps get the gradient that follows from it: that of LSQ (Esser et al.,
 arXiv 1902.08153, section 2.1). What is trained:
 
