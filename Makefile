@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo step layers bench study plots test sim soak synth pnr figures gen lint clean
+.PHONY: help venv demo speedup step layers bench study plots test sim soak synth pnr figures gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)  ## the main job: emit Verilog, draw digits through the simulated RTL, compare with the golden model
 	$(PYTHON) -m sim.demo $(FLAGS)
+
+speedup: $(STAMP)  ## whole-run speed-up over two dense arrays, by RTL counters of both; some minutes
+	$(PYTHON) -m sim.speedup $(FLAGS)
 
 step: $(STAMP)  ## a whole U-Net time step as one program on the accelerator, batch 1, 4 and 16, with all counters
 	$(PYTHON) -m sim.step $(FLAGS)

@@ -17,6 +17,7 @@ from sqdm.device import Backend, Device
 from sqdm.golden_backend import GoldenBackend
 from sqdm.sampling import DeviceNetwork
 
+from .baseline import dense_step
 from .measure import differing_labels
 
 __all__ = ["Evaluation", "GoldenRun", "Job", "RtlEvaluation", "draw_golden", "draw_rtl", "psnr"]
@@ -31,6 +32,7 @@ class Job:
     Parameters
     ----------
     config : Config
+        Without sparse arrays, 8-bit layers are run as of `sim.baseline`.
     workload : Workload
         The model and its calibration; has the noise levels, too.
     labels : tuple of int
@@ -39,6 +41,8 @@ class Job:
         Of the initial noise.
     solver : str
         "euler" or "heun".
+    quantised : str
+        What the workload's quantised network is, for people.
     """
 
     config: Config
@@ -46,6 +50,7 @@ class Job:
     labels: tuple[int, ...]
     seed: int
     solver: Solver
+    quantised: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +113,9 @@ class RtlEvaluation:
 
 def draw_golden(job: Job) -> GoldenRun:
     """Write the programs and draw with the functional simulator; raises as `golden.workload.sample.step_program`."""
-    programs = [step_program(step, job.labels, job.config, job.workload) for step in range(job.workload.steps)]
+    make = step_program if job.config.sparse else dense_step
+    programs: list[StepProgram] = [make(step, job.labels, job.config, job.workload)
+                                   for step in range(job.workload.steps)]
     backend = GoldenBackend(job.config, config_hash=job.config.config_hash)
     device = Device.open(backend)
     evaluations: list[Evaluation] = []

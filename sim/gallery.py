@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from golden.workload.unet import Float32Array
 
-__all__ = ["draw_samples", "draw_zeros"]
+__all__ = ["draw_labels", "draw_samples", "draw_zeros"]
 
 INK = 16
 
@@ -51,6 +51,27 @@ def draw_zeros(shares: Mapping[str, Sequence[float | None]], title: str) -> byte
     axes.set_yticks(range(len(values)), list(shares), fontsize=8)
     axes.title.set_fontsize(10)
     figure.colorbar(heat, ax=axes, label="zeros in the layer's input (%)")
+    return _png(figure)
+
+
+def draw_labels(labels: Mapping[str, Sequence[Mapping[str, int]]], title: str) -> bytes:
+    """Channels by tensor and time step as PNG: colour for the share of sparse ones, numbers dense / sparse / dead."""
+    sparse: NDArray[Any] = np.array([[100 * counts["sparse"] / sum(counts.values()) for counts in line]
+                                     for line in labels.values()])
+    steps = sparse.shape[1]
+    figure = Figure(figsize=(2.8 + 0.62 * steps, 1.4 + 0.27 * len(sparse)), dpi=90, facecolor="white",
+                    layout="constrained")
+    axes = figure.subplots()
+    heat = axes.imshow(sparse, aspect="auto", cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+    for y, line in enumerate(labels.values()):
+        for x, counts in enumerate(line):
+            axes.text(x, y, "/".join(str(counts[kind]) for kind in ("dense", "sparse", "dead")), ha="center",
+                      va="center", fontsize=6.5, color="white" if sparse[y, x] < 60 else "black")
+    axes.set(xlabel="time step (0: noise)", title=f"{title}: dense / sparse / dead")
+    axes.set_xticks(range(steps))
+    axes.set_yticks(range(len(sparse)), list(labels), fontsize=8)
+    axes.title.set_fontsize(10)
+    figure.colorbar(heat, ax=axes, label="sparse channels (%)")
     return _png(figure)
 
 

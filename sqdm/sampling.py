@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from golden.formats import Tensor
-from golden.workload.sample import INPUT, OUTPUT, StepProgram
+from golden.workload.sample import OUTPUT, StepProgram
 from golden.workload.sampler import Images
 
 from .device import Device
@@ -39,7 +39,8 @@ class DeviceNetwork:
         step, device = self.steps[number], self.device
         source = step.quantise(x)
         device.load_program(step.program, self.config_hash)
-        device.write_data(INPUT, source)
+        for name, tensor in step.sources(source).items():
+            device.write_data(name, tensor)
         device.set_batch(step.sample_block)
         device.clear_counters()
         device.run_step(number)

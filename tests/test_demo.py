@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 
 from golden.workload.layers import Workload
+from golden.workload.sample import step_program
+from golden.workload.sampler import initial_noise
 from hw.config import preset
 from hw.gen import convert
 from sim.accelerator import SimBackend
+from sim.baseline import dense_cycles
 from sim.demo import demo, main
 from sim.drawing import Job
+from sim.fast import FastSim
+from sim.speedup import _speedup, ratios
+from sim.speedup import main as speedup
+from sqdm import Device
+from sqdm.golden_backend import GoldenBackend
 from sqdm.registers import Register
+from sqdm.sampling import DeviceNetwork
 
 BUILD = Path(__file__).parent.parent / "build"
 # 4 x 4 lanes, and memories that are large enough for the network of 16 channels.
@@ -36,8 +45,9 @@ def test_images_of_rtl_and_golden_model_are_equal(tmp_path, capsys):
     assert "5 of 5 evaluations exact, outputs and labels; images of RTL and golden model equal bit for bit" in out
     assert "DIFFER" not in out
     written = {path.name for path in tmp_path.iterdir()}
-    assert written >= {"demo.json", "samples.npz", "samples.png", "sqdm.json", "sqdm.v", "zeros.png"}
-    for name in ("samples.png", "zeros.png"):
+    assert written >= {"demo.json", "samples.npz", "samples.png", "sqdm.json", "sqdm.v", "zeros.png", "zeros.md",
+                       "labels.png", "labels.csv"}
+    for name in ("samples.png", "zeros.png", "labels.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with np.load(tmp_path / "samples.npz") as archive:
         assert archive["classes"].tolist() == [4, 7]
@@ -60,13 +70,76 @@ def test_images_of_rtl_and_golden_model_are_equal(tmp_path, capsys):
         assert min(done["labels"]["h0"]["dense"], done["labels"]["h0"]["sparse"]) > 0
 
 
+    zeros = (tmp_path / "zeros.md").read_text().splitlines()
+    assert zeros[0] == "| zeros, % | 0 | 1 | 2 | mean |"
+    assert [line.split(" | ")[0] for line in zeros[2:]] == [f"| {name}" for name in (*report["evaluations"][0]["zeros"],
+                                                                                    "mean")]
+    shares = [report["evaluations"][number]["zeros"]["up"] for number in (0, 1, 3)]
+    up = "| up | " + " | ".join(f"{100 * share:.0f}" for share in (*shares, sum(shares) / 3)) + " |"
+    assert up in zeros
+    first = report["evaluations"][0]["labels"]["h0"]
+    labels = (tmp_path / "labels.csv").read_text().splitlines()
+    assert labels[0] == "step,tensor,dense,sparse,dead"
+    assert f"0,h0,{first['dense']},{first['sparse']},{first['dead']}" in labels
+
+
+def test_a_batch_of_two_time_steps_is_the_same_on_the_rtl() -> None:
+    mixed = step_program((2, 0), JOB.labels, CONFIG, JOB.workload)
+    x = initial_noise(2, 1.0, seed=3)
+    emitted = converted("accelerator", CONFIG)
+    verilog = emitted.write(BUILD / "mixed")[0]
+    with FastSim.build(verilog, emitted.top, BUILD) as sim:
+        found, expected = (DeviceNetwork(Device.open(backend), [mixed], config_hash=CONFIG.config_hash)(x, 0)
+                           for backend in (SimBackend(sim), GoldenBackend(CONFIG, config_hash=CONFIG.config_hash)))
+    np.testing.assert_array_equal(found, expected)
+    alone = step_program(2, JOB.labels[:1], CONFIG, JOB.workload)
+    single = DeviceNetwork(Device.open(GoldenBackend(CONFIG)), [alone])(x[:, :1], 0)
+    np.testing.assert_array_equal(found[:, :1], single)
+
+
+@pytest.mark.soak
+def test_speedup_is_that_of_both_machines_counters(tmp_path, capsys) -> None:
+    assert _speedup(JOB, tmp_path, BUILD) == 0
+    report = json.loads((tmp_path / "speedup.json").read_text())
+    ours, dense = report["heterogeneous"], report["dense"]
+    for side in (ours, dense):
+        assert side["exact"]
+        assert side["cycles"] == sum(counters["run"] for counters in side["counters"])
+    assert len(ours["counters"]) == len(dense["counters"]) == 5
+    assert report["speedup"] == dense["cycles"] / ours["cycles"]
+    # On dense arrays no step is faster than another, and the cycle model knows how long they take.
+    predicted = dense_cycles(CONFIG, JOB.labels, JOB.workload)
+    for counters in dense["counters"]:
+        assert counters["run"] == pytest.approx(predicted, rel=0.01)
+    assert "exact" in capsys.readouterr().out
+
+
+def test_ratios_count_multipliers_of_both_sides() -> None:
+    assert ratios(100, 1024, 150, 1536) == (1.5, 2.25)
+
+
+def test_speedup_refuses_wrong_arguments(capsys) -> None:
+    for arguments, message in ((["--preset", "huge"], "preset=huge is not legal"),
+                               (["--quantised", "none.npz"], "none.npz: No such file"),
+                               (["--steps", "99"], "steps must be at most 64, not 99")):
+        assert speedup(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.soak
+def test_digits_of_16x16_pixels_are_exact_on_the_default_preset(tmp_path) -> None:
+    """Two digits, three steps; the activation memory holds all tensors of a few samples only."""
+    job = Job(preset("default"), Workload(model="digits16_16x16", steps=3, sigma_max=10.0), (3, 8), 2, "euler")
+    assert demo(job, tmp_path, BUILD) == 0
+
+
 def test_a_wrong_output_is_reported_and_so_are_the_images(tmp_path, capsys, monkeypatch):
     reads = []
 
     def corrupted(self, address, size, read=SimBackend.read_memory):
         reads.append(address)
         data = bytearray(read(self, address, size))
-        data[0] ^= 4 if len(reads) == 2 else 0
+        data[len(data) // 2] ^= 4 if len(reads) == 2 else 0     # the high plane: 64 more or less
         return bytes(data)
 
     monkeypatch.setattr(SimBackend, "read_memory", corrupted)

@@ -95,7 +95,7 @@ class Teacher:
         return forward(self.parameters, x, levels, labels, self.info.activation)
 
     def visited(self, samples: int, seed: int, student: FakeQuantised | None = None) -> Visited:
-        """What sampling meets, with the float network or, the results being the float network's all the same, a student.
+        """What sampling with the float network meets, or with a student (the results are the float network's even so).
 
         Samples have the classes 0, 1, ..., 9, 0, ...
         """
@@ -169,7 +169,7 @@ def train_blocks(student: FakeQuantised, teacher: Teacher, data: Visited, option
 
 def _train_block(student: FakeQuantised, teacher: Teacher, nodes: Sequence[Node], known: Mapping[str, Tensor],
                  data: Visited, options: Options, generator: torch.Generator) -> tuple[float, float]:
-    """Train nodes for the tensor that the last one writes; its errors count relative to its mean square in each step."""
+    """Train nodes for the tensor that the last one writes; errors count relative to its mean square in each step."""
     output = nodes[-1].output
     target = _chunks(lambda *part: teacher.tensors(*part)[output], data.x, data.steps, data.labels)
     weight = 1 / _mean_squares(target, data.steps, len(teacher.sigmas))
@@ -225,7 +225,7 @@ def _advanced(student: FakeQuantised, nodes: Sequence[Node], known: dict[str, Te
               data: Visited) -> dict[str, Tensor]:
     """What later nodes read, after some nodes have run."""
     later = NETWORK[NETWORK.index(nodes[-1]) + 1:]
-    needed = {name for node in later for name in (*node.inputs, node.residual)}
+    needed = {name for node in later for name in (*node.inputs, node.residual) if name is not None}
     parts: dict[str, list[Tensor]] = {}
     for which in torch.arange(len(data.x)).split(CHUNK):
         found = student.run(nodes, {name: values[which] for name, values in known.items()}, data.steps[which],

@@ -25,7 +25,18 @@ from golden.quant.model import QuantisedModel
 from golden.quant.recipe import Recipe, quantise_model
 from golden.quant.weights import Float64Array, QuantisedWeights
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
-from golden.workload.unet import CLASSES, DEFAULT_MODEL, GRAPH, MODELS, NETWORK, ModelInfo, embedding, load, modulation
+from golden.workload.unet import (
+    CLASSES,
+    DATA,
+    DEFAULT_MODEL,
+    GRAPH,
+    MODELS,
+    NETWORK,
+    ModelInfo,
+    embedding,
+    load,
+    modulation,
+)
 
 LAYERS = tuple(node.name for node in NETWORK)
 
@@ -173,6 +184,15 @@ class RealLayer:
 
 
 DEFAULT = Workload()
+
+
+def trained(model: str, steps: int, sigma_max: float) -> QuantisedModel | None:
+    """The quantised network in `golden/data` that learned from this model, if there is one for these noise levels."""
+    path = DATA / f"{model}_int4.npz"
+    network = QuantisedModel.load(path) if path.exists() else None
+    if network is None or network.steps != steps or not np.isclose(network.sigmas[0], sigma_max, rtol=1e-6):
+        return None
+    return network
 
 
 def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:

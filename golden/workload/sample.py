@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden.formats import Int64Array, Tensor
+from golden.formats import Format, Int64Array, Tensor
 from golden.graph.integer import balanced
 from golden.machine import Machine
 from golden.program.bundle import Program
@@ -32,6 +32,8 @@ class StepProgram:
         Parameter block of each sample.
     in_scale, out_scale : float64 [N]
         What 1 stands for in the tensors `INPUT` and `OUTPUT` of each sample.
+    in_fmt : Format
+        Of the input.
     """
 
     network: Network
@@ -39,11 +41,16 @@ class StepProgram:
     sample_block: tuple[int, ...]
     in_scale: Float64Array
     out_scale: Float64Array
+    in_fmt: Format
 
     def quantise(self, x: Images) -> Tensor:
-        """The program's input, s8, of a preconditioned image [1, N, H, W]; what is beyond the scale is clamped."""
-        fmt = self.network.inputs[0].fmt
+        """The program's input of a preconditioned image [1, N, H, W]; what is beyond the scale is clamped."""
+        fmt = self.in_fmt
         return Tensor(np.clip(np.rint(x / self.in_scale[:, None, None]), fmt.min, fmt.max).astype(np.int64), fmt)
+
+    def sources(self, x: Tensor) -> dict[str, Tensor]:
+        """The tensors that the program reads from the data region, of its input."""
+        return {INPUT: x}
 
     def real(self, output: Tensor) -> Images:
         """What the program's output stands for."""
@@ -76,7 +83,8 @@ def step_program(step: int | Sequence[int], labels: Sequence[int], machine: Mach
         If the configuration cannot run the network.
     """
     made = batch_network(step, labels, workload, balanced(machine))
-    return StepProgram(made.network, tile(made.network, machine), made.sample_block, made.in_scale, made.out_scale)
+    return StepProgram(made.network, tile(made.network, machine), made.sample_block, made.in_scale, made.out_scale,
+                       made.network.inputs[0].fmt)
 
 
 def input_zeros(step: StepProgram, x: Tensor, nonzeros: Mapping[int, Int64Array]) -> dict[str, float | None]:
@@ -99,6 +107,8 @@ def input_zeros(step: StepProgram, x: Tensor, nonzeros: Mapping[int, Int64Array]
     tensors = step.network.tensors
     counts = {INPUT: (int(np.count_nonzero(x.values)), x.values.size)}
     for name, places in step.program.labels.items():
+        if name not in made:
+            continue        # a copy that the tiler added
         # The detector counts before upsampling.
         size = int(np.prod(tensors[name].shape)) // (4 if made[name].transform == "upsample" else 1)
         counts[name] = sum(int(nonzeros[slot].sum()) for slot in {slot for _, slot in places}), size

@@ -65,10 +65,6 @@ class ModelInfo:
 def _info(path: Path) -> ModelInfo:
     with np.load(path, allow_pickle=False) as archive:
         meta = json.loads(str(archive["meta"]))
-    if "args" in meta:      # the models of before the first commit
-        meta = {"model": path.name.removesuffix(SUFFIX), "channels": meta["args"]["C"],
-                "image_size": meta["args"]["res"], "activation": meta["args"]["act"], "pixel_mean": 4.884,
-                "pixel_deviation": 6.017}
     return ModelInfo(meta["model"], meta["channels"], meta["image_size"], meta["activation"], meta["pixel_mean"],
                      meta["pixel_deviation"])
 
