@@ -233,7 +233,7 @@ def link():
 @pytest.fixture
 def board():
     """A simulated board."""
-    port = build_board(TINY, 1 << 12, BUILD / "tests" / "board", BUILD)
+    port = build_board(TINY, 1 << 13, BUILD / "tests" / "board", BUILD)
     yield port
     port.close()
 
@@ -268,7 +268,8 @@ def test_a_project_for_vivado(tmp_path, capsys):
 def test_every_cell_and_port_of_the_project_for_vivado_is_known(tmp_path):
     assert main(["arty-a7-100", "--build", str(tmp_path)]) == 0
     subprocess.run([yosys(), "-q", "-p", "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v; "
-                    "read_verilog sqdm_board.v; hierarchy -check -top sqdm_board"], cwd=tmp_path / "arty-a7-100", check=True)
+                    "read_verilog sqdm_board.v; hierarchy -check -top sqdm_board"],
+                   cwd=tmp_path / "arty-a7-100", check=True)
 
 
 def test_a_project_for_the_open_tools(tmp_path):
@@ -341,7 +342,7 @@ def test_the_self_test_passes_and_the_lights_say_so(board):
         port.wait(5000)
         assert port.sim.peek("error") == line.startswith("error"), line
         assert port.sim.peek("busy") == 0
-    assert lines[:2] == ["link           4096 bytes of memory at 0x40000000",
+    assert lines[:2] == ["link           8192 bytes of memory at 0x40000000",
                          "noise          3 requests answered, each behind garbage on the line"]
     runs = [line.split("  ")[-1].strip() for line in lines if line.startswith("step")]
     assert len(runs) == 2 and runs[0].split(" ", 1)[1] == runs[1].split(" ", 1)[1]
