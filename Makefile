@@ -3,7 +3,7 @@
 VENV   ?= .venv
 PYTHON3 ?= python3
 PYTHON := $(VENV)/bin/python
-EXTRAS := sim,axi,regs,test,plot,pnr,boards,serial,dev
+EXTRAS := sim,axi,regs,test,plot,onnx,pnr,boards,serial,dev
 STAMP  := $(VENV)/.sqdm-installed
 
 # `make gen ROWS=16 PRESET=tiny OUT=build`; anything else that `python -m hw.gen --help` lists goes into FLAGS.

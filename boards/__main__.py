@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from golden.report import announced, write_whole
 from hw.config import PRESETS, Config, ConfigError
 from hw.verilog import find_yosys
-from sim.report import announced, write_whole
 from sim.toolchain import ToolError, run, yosys
 from sqdm.serial_bridge import BAUD
 from synth.pnr import tool

@@ -53,6 +53,8 @@ class Layer:
         [K, N, H, W], added before the write transform.
     transform : str
         How the result is rearranged on its way into memory.
+    upsampled : bool
+        The inputs are read with each pixel as 2x2 pixels: in memory they have half of the map's height and width.
     """
 
     name: str
@@ -65,12 +67,14 @@ class Layer:
     out_fmt: Format
     residual: Tensor | None = None
     transform: Transform = "none"
+    upsampled: bool = False
 
     @property
     def in_shape(self) -> tuple[int, int, int, int]:
-        """C, N, H, W of the joined input."""
+        """C, N, H, W of the joined input as the convolution sees it."""
         _, samples, height, width = self.inputs[0].shape
-        return sum(tensor.shape[0] for tensor in self.inputs), samples, height, width
+        factor = 1 + self.upsampled
+        return sum(tensor.shape[0] for tensor in self.inputs), samples, factor * height, factor * width
 
     @property
     def four_bit(self) -> bool:
@@ -149,6 +153,8 @@ def run(layer: Layer, machine: Machine, placement: Placement, memory: Uint8Array
     scale = ScaleFormat(machine.scale_exp_bits, machine.scale_man_bits)
     inputs = [load(memory, base, tensor.fmt, tensor.shape)
               for base, tensor in zip(placement.inputs, layer.inputs, strict=True)]
+    if layer.upsampled:
+        inputs = [upsample2(tensor) for tensor in inputs]
     residual = None
     if layer.residual is not None:
         residual = load(memory, placement.residual, layer.residual.fmt, layer.residual.shape)
@@ -290,6 +296,9 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     need(max(height, width) <= limit,
          f"the map is {width} x {height} pixels; dim_bits={machine.dim_bits} allows {limit}")
     need(k_tiles < 1 << 10, f"{outputs} output channels make {k_tiles} k-tiles; there can be 1023")
+    need(not layer.upsampled or width in machine.upsampled_widths,
+         f"a map {width} pixels wide cannot be read upsampled; this configuration can read "
+         f"{', '.join(map(str, machine.upsampled_widths)) or 'none'}")
     need(layer.transform != "space_to_depth" or height % 2 == width % 2 == 0,
          f"space_to_depth needs an even width and height, not {width} x {height}")
     need(layer.post.shift <= machine.shift_max, f"shift {layer.post.shift} is above {machine.shift_max}")
@@ -334,13 +343,14 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
     if sorted(order) != list(range(in_channels)):
         raise ValueError(f"order must name each of 0..{in_channels - 1} once, not {list(order)}")
     bases, labels, channels_before = [], [], 0
+    plane = samples * height * width // (4 if layer.upsampled else 1)
     for number, (base, tensor) in enumerate(zip(placement.inputs, layer.inputs, strict=True)):
         where = LabelPlace(channels_before, 0) if in_labels is None else in_labels[number]
         channels_before += tensor.shape[0]
         need(where.first + tensor.shape[0] <= machine.label_depth,
              f"labels of {tensor.shape[0]} channels from {where.first} on; label_depth={machine.label_depth}")
         for c in range(tensor.shape[0]):
-            bases.append(base + c * tensor.fmt.planes * samples * height * width)
+            bases.append(base + c * tensor.fmt.planes * plane)
             labels.append((where.first + c, where.slot))
     table: list[TableEntry] = []
     for group, run_of in groupby(order, key=lambda c: c // layer.group):
@@ -348,7 +358,7 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         for a_plane, w_plane in product(range(2), range(len(planes))):
             vector = [
                 TableEntry(
-                    Entry(bases[c] + a_plane * samples * height * width, line_zero[w_plane, c], group,
+                    Entry(bases[c] + a_plane * plane, line_zero[w_plane, c], group,
                           int((used[w_plane, c].reshape(-1) << np.arange(9)).sum()), formats[c].plane_signed(a_plane),
                           layer.w_fmt.plane_signed(w_plane), a_plane + w_plane, False),
                     layer.four_bit, *labels[c])
@@ -419,6 +429,8 @@ def compile_layer(layer: Layer, machine: Machine, placement: Placement,
         "x_plane": 0,
         "x_format": {"wide": 0, "signed": 0},
         "even": one_tap(table),
+        "upsampled": layer.upsampled,
+        "x_strided": False,
     }
     return LayerImage(
         fields=fields, table=table, weights=tiled, taps=used[index[0], index[1], index[2]], codes=unit_codes,

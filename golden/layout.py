@@ -107,19 +107,20 @@ def depth_to_space(tensor: Tensor) -> Tensor:
 
 
 def space_to_depth_weights(weights: ArrayLike) -> Int64Array:
-    """Weights of a stride-2 3x3 convolution, rewritten for stride 1 over the space-to-depth tensor.
+    """Weights of a stride-2 convolution, rewritten for stride 1 over the space-to-depth tensor.
 
-    Both convolutions have zero padding 1. In each direction tap r of output line h reads line 2*h + r - 1, which is
-    line h + (r + 1 >> 1) - 1 of the half with parity r + 1 & 1; of 36 taps 9 are used. Input channel c becomes
-    channels 4*c to 4*c + 3, so groups of G channels with their scale codes become groups of 4*G.
+    1x1: output line h reads line 2*h, of the half with parity 0. 3x3: both convolutions have zero padding 1. In each
+    direction tap r of output line h reads line 2*h + r - 1, which is line h + (r + 1 >> 1) - 1 of the half with parity
+    r + 1 & 1; of 36 taps 9 are used. Input channel c becomes channels 4*c to 4*c + 3, so groups of G channels with
+    their scale codes become groups of 4*G.
 
     Parameters
     ----------
-    weights : integers [K, C, 3, 3]
+    weights : integers [K, C, 3, 3] or [K, C, 1, 1]
 
     Returns
     -------
-    int64 [K, 4C, 3, 3]
+    int64 [K, 4C, 3, 3] or [K, 4C, 1, 1]
 
     Raises
     ------
@@ -127,14 +128,15 @@ def space_to_depth_weights(weights: ArrayLike) -> Int64Array:
         If the weights are not integers or have another shape.
     """
     source = as_integers(weights, -128, 127, "weights")
-    if source.ndim != 4 or source.shape[2:] != (3, 3):
-        raise ValueError(f"weights must have the shape [K, C, 3, 3], not {source.shape}")
-    outputs, channels = source.shape[:2]
-    result = np.zeros((outputs, channels, 2, 2, 3, 3), dtype=np.int64)
-    for r in range(3):
-        for s in range(3):
-            result[:, :, (r + 1) & 1, (s + 1) & 1, (r + 1) >> 1, (s + 1) >> 1] = source[:, :, r, s]
-    return result.reshape(outputs, 4 * channels, 3, 3)
+    if source.ndim != 4 or source.shape[2:] not in ((1, 1), (3, 3)):
+        raise ValueError(f"weights must have the shape [K, C, 3, 3] or [K, C, 1, 1], not {source.shape}")
+    outputs, channels, size, _ = source.shape
+    half = size // 2
+    result = np.zeros((outputs, channels, 2, 2, size, size), dtype=np.int64)
+    for r in range(size):
+        for s in range(size):
+            result[:, :, (r + half) & 1, (s + half) & 1, (r + half) >> 1, (s + half) >> 1] = source[:, :, r, s]
+    return result.reshape(outputs, 4 * channels, size, size)
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:

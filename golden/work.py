@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from golden.formats import Uint8Array
 from golden.layer import Entry, Layer, LayerImage
 
-__all__ = ["HANDOVER_CYCLES", "LINES", "LayerWork", "ListWork", "image_work", "inside_taps", "skews", "tap_counts"]
+__all__ = ["HANDOVER_CYCLES", "LINES", "LayerWork", "ListWork", "image_work", "inside_taps", "nonzero_planes",
+           "skews", "tap_counts"]
 
 LINES = 3       # of a kernel, of as many taps each
 TAPS = LINES * LINES
@@ -134,6 +135,32 @@ def inside_taps(work: LayerWork, array: int) -> int:
     return int(tap_counts(everywhere, kinds, work.wrap).sum(axis=1, dtype=np.int64) @ count)
 
 
+def nonzero_planes(memory: Uint8Array, entries: Sequence[Entry], shape: tuple[int, int, int],
+                   upsampled: bool) -> Bool:
+    """Nonzero nibbles of the map of each entry.
+
+    Parameters
+    ----------
+    memory : uint8 [act_nibbles]
+        One nibble each, addresses wrap.
+    entries : sequence of Entry
+    shape : (N, H, W)
+        Of the map as it is read.
+    upsampled : bool
+        It has half of the height and width in memory.
+
+    Returns
+    -------
+    bool [entries, N, H, W]
+    """
+    samples, height, width = shape
+    if upsampled:
+        height, width = height // 2, width // 2
+    places = np.array([entry.base for entry in entries], np.int64)[:, None] + np.arange(samples * height * width)
+    planes = (memory[places % memory.size] != 0).reshape(len(entries), samples, height, width)
+    return planes.repeat(2, axis=2).repeat(2, axis=3) if upsampled else planes
+
+
 def image_work(layer: Layer, image: LayerImage, memory: Uint8Array, lists: Sequence[Sequence[Entry]],
                beats: int | None = None) -> LayerWork:
     """Work of a compiled layer.
@@ -149,12 +176,10 @@ def image_work(layer: Layer, image: LayerImage, memory: Uint8Array, lists: Seque
         See `LayerWork.ktile_beats`.
     """
     _, samples, height, width = layer.in_shape
-    pixels = samples * height * width
     entries = [item.entry for item in image.table]
     places = {(entry.base, entry.weight): place for place, entry in enumerate(entries)}
-    planes = np.array([memory[entry.base:entry.base + pixels] for entry in entries], np.uint8)
     return LayerWork(
-        nonzero=(planes != 0).reshape(-1, samples, height, width),
+        nonzero=nonzero_planes(memory, entries, (samples, height, width), layer.upsampled),
         taps=np.array([entry.taps for entry in entries], np.int64),
         lists=[ListWork(np.array([places[entry.base, entry.weight] for entry in share], np.int64),
                         np.array([entry.last for entry in share], bool)) for share in lists],

@@ -4,7 +4,7 @@ Every kernel line of a tile is one run of rows + 2 contiguous nibbles at `base +
 map's width W; rows whose neighbour lies outside the image are masked. Up to `window_width` the three lines lie so near
 that one run holds them all, and a channel costs one read; on wider maps it costs one per kernel line. No multiplier is
 needed: a tile's masks are made one pixel per cycle by a walker that works one tile ahead, and addresses follow by
-addition.
+addition. An upsampled map is not in memory: a tile's window comes of the run of pixels that it shows twice.
 
 Two pipelines meet in the line stage (time runs downwards, a wide map):
 
@@ -21,7 +21,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import LINE_TAPS, Config
-from .interfaces import entry_layout, layer_layout, mask_layout, request_layout
+from .interfaces import entry_layout, layer_layout, mask_layout, request_layout, upsample_patterns
 
 __all__ = ["AddressGenerator"]
 
@@ -110,6 +110,8 @@ class AddressGenerator(wiring.Component):
         mask = Signal(mask_layout(config), reset_less=True)
         offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
         m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
+        patterns = upsample_patterns(config)
+        pattern = Signal(range(len(patterns) + 1))
         with m.If(take_tile):
             m.d.sync += [
                 mask.eq(next_mask),
@@ -117,7 +119,18 @@ class AddressGenerator(wiring.Component):
                 offsets[1].eq(next_e0 - 1),
                 offsets[2].eq(next_e0 - 1 + layer.width),
                 tile_valid.eq(1),
+                pattern.eq(0),
             ]
+            with m.If(layer.upsampled), m.Switch(layer.width):
+                for width in config.upsampled_widths:
+                    with m.Case(width):
+                        # A pair of lines that begins in this tile, or before it: a quarter of the way in memory.
+                        low = (max(rows, 2 * width) - 1).bit_length()
+                        phase = next_e0[(rows - 1).bit_length():low]
+                        m.d.sync += [
+                            offsets[0].eq((next_e0[low:] << low - 2) - width // 2),
+                            pattern.eq(1 + patterns.index((width, 0)) + phase),
+                        ]
         with m.Elif(tile_done):
             m.d.sync += tile_valid.eq(0)
 
@@ -206,6 +219,7 @@ class AddressGenerator(wiring.Component):
                 fresh_ktile.eq(entry_done & ends_ktile),
                 half.eq(half ^ (entry_done & ends_ktile)),
                 request.addr.eq(entry.base + offset),
+                request.pattern.eq(pattern),
                 request.mask.eq(mask),
                 request.taps.eq(taps),
                 request.half.eq(half),

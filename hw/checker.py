@@ -8,6 +8,7 @@ What needs no product is found in one cycle. The rest are sums of products,
 made one after the other by one adder, a bit of b per cycle: a hundred cycles or so, while the layer before runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, ValueLike, unsigned
@@ -102,14 +103,12 @@ class DescriptorChecker(wiring.Component):
 
         # Without products, an opcode at a time; registered.
         found = {code: Signal(name=f"found_{code.name.lower()}") for code in ErrorCode if code <= ErrorCode.BATCH}
-        known = Signal()
         with m.If(self.start):
             m.d.sync += [found[ErrorCode.OPCODE].eq(1), *(found[code].eq(0) for code in found
                                                           if code != ErrorCode.OPCODE)]
             with m.Switch(opcode):
                 for code in Opcode:
                     with m.Case(int(code)):
-                        m.d.comb += known.eq(1)
                         m.d.sync += found[ErrorCode.OPCODE].eq(0)
                         for error, wrong in self._plain(code, fields[code]).items():
                             m.d.sync += found[error].eq(Cat(wrong).any())
@@ -224,6 +223,10 @@ class DescriptorChecker(wiring.Component):
                 (item[region.base] < item[out.end]) & (item[out.base] < item[region.end])
                 for out in REGIONS[code] if out.written for region in REGIONS[code] if not region.written]
             result[ErrorCode.BATCH] = [self.blocks == 0]
+        if code == Opcode.CONV:
+            size.append(item.upsampled & (~_one_of(item.width, config.upsampled_widths) | item.height[0]))
+        if code == Opcode.ELEMENTWISE:
+            size.append(item.x_strided & ~_one_of(item.width, config.strided_widths))
         if code == Opcode.BATCH:
             result[ErrorCode.BATCH] = [item.blocks > item.samples]
         return result
@@ -260,3 +263,7 @@ class DescriptorChecker(wiring.Component):
         block = item.params + (Mux(item.one_block, 0, self.block) << item.block_log2)
         return [*sums, _Sum([(item.outputs, Const(config.param_beats))], kept=[self.block_beats]),
                 _Sum([(self.block_beats, Const(beat))], Mux(self.blocks == 0, 0, block), self.program_size)]
+
+
+def _one_of(value: Value, legal: Sequence[int]) -> Value:
+    return Cat(value == item for item in legal).any()

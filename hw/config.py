@@ -122,7 +122,7 @@ class Config:
     scale_exp_bits: int = 2
     scale_man_bits: int = 3
     acc_bits: int = 24
-    act_nibbles: int = 1 << 17
+    act_nibbles: int = 1 << 18
     read_ports: int = 2
     window_width: int = 16
     weight_depth: int = 512
@@ -255,18 +255,38 @@ class Config:
 
     @property
     def run(self) -> int:
-        """Contiguous nibbles, at any address, that a memory port moves per cycle."""
-        return max(self.window, self.bus_nibbles)
+        """Contiguous nibbles, at any address, that a memory port moves per cycle: as many as its banks allow."""
+        return (BANKS - 1) * self.bank_nibbles + 1
 
     @property
     def bank_nibbles(self) -> int:
         """Nibbles of a bank's word: an unaligned run must fit the banks."""
-        return _ceil_power_of_two(_ceil_div(self.run - 1, BANKS - 1))
+        return _ceil_power_of_two(_ceil_div(max(self.window, self.bus_nibbles) - 1, BANKS - 1))
 
     @property
     def row_nibbles(self) -> int:
         """Nibbles of one word of all banks."""
         return BANKS * self.bank_nibbles
+
+    @property
+    def upsampled_widths(self) -> tuple[int, ...]:
+        """Widths of maps that a convolution can read upsampled: a tile begins where a whole pixel does."""
+        if not _power_of_two(self.rows):
+            return ()
+        widths = (1 << log2 for log2 in range(1, self.window_width.bit_length()))
+        return tuple(width for width in widths if 4 * width >= self.rows)
+
+    @property
+    def strided_widths(self) -> tuple[int, ...]:
+        """Widths of results that an element-wise layer can make of every second pixel and line of its input.
+
+        A tile is whole lines of the result, a run holds all the lines of the input that it comes from, and a k-tile has
+        whole channels of the input, of which each makes four.
+        """
+        if not _power_of_two(self.rows) or self.cols % 4:
+            return ()
+        widths = (1 << log2 for log2 in range(1, self.rows.bit_length()))
+        return tuple(width for width in widths if 4 * self.rows - 2 * width - 1 <= self.run)
 
     @property
     def addr_bits(self) -> int:

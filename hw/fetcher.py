@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from .actmem import read_port_signature
 from .config import Config
-from .interfaces import request_layout, window_layout
+from .interfaces import request_layout, upsample_patterns, window_layout
 
 __all__ = ["PortArbiter", "WindowFetcher"]
 
@@ -68,9 +68,18 @@ class WindowFetcher(wiring.Component):
             later = {name: Signal.like(value, name=f"{name}{stage}", reset_less=True) for name, value in kept.items()}
             m.d.sync += [later[name].eq(value) for name, value in kept.items()]
             kept = later
+        pattern = kept.pop("pattern")
         m.d.comb += [window[name].eq(value) for name, value in kept.items()]
+        m.d.comb += window.nibbles.as_value().eq(self.memory.data.as_value())
+        with m.Switch(pattern):
+            for number, (width, phase) in enumerate(upsample_patterns(config)):
+                with m.Case(1 + number):
+                    first = phase * config.rows - 1 - width     # pixel of the window's first nibble
+                    for place in range(config.rows + 2 + 2 * width):
+                        pair, pixel = divmod(first + place, 2 * width)
+                        source = (1 + pair) * width // 2 + pixel % width // 2
+                        m.d.comb += window.nibbles[place].eq(self.memory.data[source])
         m.d.comb += [
-            window.nibbles.as_value().eq(self.memory.data.as_value()),
             queue.w_data.eq(window),
             queue.w_en.eq(self.memory.valid),
             self.windows.payload.eq(queue.r_data),

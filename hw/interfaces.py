@@ -11,7 +11,7 @@ STEP_BITS = 6
 
 __all__ = ["Refresh", "Space", "Transform", "entry_layout", "format_layout", "label_layout", "layer_layout",
            "load_layout", "mask_layout", "param_layout", "policy_layout", "request_layout", "table_layout",
-           "window_layout", "write_layout"]
+           "upsample_patterns", "window_layout", "write_layout"]
 
 
 class Space(enum.Enum, shape=3):
@@ -100,6 +100,11 @@ def layer_layout(config: Config) -> data.StructLayout:
     even : 1 bit
         Deal channels out evenly to all arrays, whatever their labels say (but for dead ones, and for those that dense
         arrays cannot run). For layers of one tap per channel: a window costs either kind of array one cycle.
+    upsampled : 1 bit
+        The input is read with each pixel as 2x2 pixels; `width` is one of `upsampled_widths`, `height` even.
+    x_strided : 1 bit
+        x has four times the pixels and a quarter of the channels: channel 4*k + 2*r + s of the result is made of every
+        second pixel of every second line of channel k, from line r and pixel s on; `width` is one of `strided_widths`.
     """
     addr = unsigned(config.addr_bits)
     table_bits = (config.table_depth - 1).bit_length()
@@ -141,6 +146,8 @@ def layer_layout(config: Config) -> data.StructLayout:
         "x_plane": addr,
         "x_format": format_layout(),
         "even": 1,
+        "upsampled": 1,
+        "x_strided": 1,
     })
 
 
@@ -285,9 +292,22 @@ def request_layout(config: Config) -> data.StructLayout:
     weight : weight_bits
         Address of kernel line 0's weight word within the half.
     addr : addr_bits
-        Nibble address of the left neighbour of row 0.
+        Nibble address of the left neighbour of row 0, or where upsampled of the run, see `upsample_patterns`.
+    pattern : bits of the number of patterns
+        0: as it is in memory; else one more than the place in `upsample_patterns`.
     """
-    return data.StructLayout(_window_members(config) | {"addr": config.addr_bits})
+    return data.StructLayout(_window_members(config) | {
+        "addr": config.addr_bits, "pattern": range(len(upsample_patterns(config)) + 1)})
+
+
+def upsample_patterns(config: Config) -> list[tuple[int, int]]:
+    """Ways in which a run of pixels becomes a window of an upsampled map: the map's width W, and the tile's phase.
+
+    Pixel p of the upsampled map is pixel (p // 2W) * W/2 + (p % W) // 2 of the memory's, over all samples. The run
+    begins one line of memory before the one that is shown as the pair of lines in which the tile begins, which is
+    `phase` tiles after that pair.
+    """
+    return [(width, phase) for width in config.upsampled_widths for phase in range(max(1, 2 * width // config.rows))]
 
 
 def window_layout(config: Config) -> data.StructLayout:

@@ -16,7 +16,9 @@ Every step takes the whole pipeline, so that nothing in it ever waits:
               read residual       parameters       residual
 
 Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
-element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first.
+element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first. A strided x is
+read whole lines at a time, of which every second pixel of every second line is taken: so a map's space-to-depth form is
+written a whole tile at a time, as the write transform cannot.
 
 Whatever a layer's fields say, nothing outside out_base..out_end is written: `outside` tells that it was tried.
 """
@@ -183,10 +185,11 @@ class PostProcessor(wiring.Component):
             with m.Default():
                 m.d.comb += read_next.eq(Read.X_LOW)
         of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
+        x_e0 = Mux(layer.x_strided, e0 << 2, e0)
         high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
         m.d.comb += [
             self.residual.en.eq(stepping & any_read),
-            self.residual.addr.eq(Mux(of_x, x_base, res_base) + e0 + high_plane),
+            self.residual.addr.eq(Mux(of_x, x_base + x_e0, res_base + e0) + high_plane),
             issue.eq(stepping & (self.residual.ready & last_read | ~any_read)),
             self.busy.eq(issue),
             self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
@@ -205,6 +208,11 @@ class PostProcessor(wiring.Component):
         for array, tiles in enumerate(self.tiles):
             m.d.comb += [tiles.release.eq(tile_done & used[array]), tiles.lane.eq(lane)]
 
+        # From channel to channel of x; of a strided one, from pixel to pixel and line to line of four results.
+        x_step = layer.x_channel
+        if config.strided_widths:
+            line_step = layer.width << 1
+            x_step = Mux(layer.x_strided, Mux(lane[0], Mux(lane[1], x_step - line_step, line_step) - 1, 1), x_step)
         running = Signal()
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -237,7 +245,7 @@ class PostProcessor(wiring.Component):
                     with m.If(last_step):
                         m.d.sync += [lane.eq(lane + 1), out_base.eq(out_base + layer.out_channel),
                                      res_base.eq(res_base + layer.res_channel),
-                                     x_base.eq(x_base + layer.x_channel)]
+                                     x_base.eq(x_base + x_step)]
                     with m.If(last_step & last_lane):
                         m.next = "SEGMENT"
                         ends_run = run_left == high - low
@@ -268,7 +276,7 @@ class PostProcessor(wiring.Component):
                                 pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
                                 k_first.eq(k_first + cols), k_tile.eq(k_tile + 1),
                                 out_ktile.eq(out_base + layer.out_channel), res_ktile.eq(res_base + layer.res_channel),
-                                x_ktile.eq(x_base + layer.x_channel),
+                                x_ktile.eq(x_base + x_step),
                             ]
                             with m.If(k_tile == layer.k_tiles - 1):
                                 m.d.sync += running.eq(0)
@@ -342,12 +350,18 @@ class PostProcessor(wiring.Component):
 
             # Cycle 2: products.
             nibble = self.residual.data[row]
+            x_nibble = Signal(4, name=f"x_nibble{row}")
+            m.d.comb += x_nibble.eq(nibble)
+            with m.If(layer.x_strided), m.Switch(layer.width):
+                for width in config.strided_widths:
+                    with m.Case(width):
+                        m.d.comb += x_nibble.eq(self.residual.data[row // width * 4 * width + 2 * (row % width)])
             held = {}
             for read in (Read.RES_HIGH, Read.RES_LOW, Read.X_HIGH):
                 held[read] = Signal(4, name=f"{read.name.lower()}{row}", reset_less=True)
                 with m.If(arrives[1] & (arriving[1] == read)):
-                    m.d.sync += held[read].eq(nibble)
-            x = value_of(nibble, held[Read.X_HIGH], layer.x_format)
+                    m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
+            x = value_of(x_nibble, held[Read.X_HIGH], layer.x_format)
             product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
             m.d.sync += product.eq(Mux(layer.elementwise, x, acc) * param.m)
             res = value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)

@@ -336,4 +336,5 @@ class Sequencer(wiring.Component):
             layer.x_plane.eq(elementwise.x_plane),
             layer.x_format.wide.eq(elementwise.x_wide),
             layer.x_format.signed.eq(elementwise.x_signed),
+            layer.x_strided.eq(elementwise.x_strided & ~is_conv),
         ]

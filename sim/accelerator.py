@@ -41,11 +41,10 @@ class SimBackend:
         sim.reset()
 
     @classmethod
-    def build(cls, config: Config, out: Path | str = "build/accelerator", build: Path | str = "build",
-              **arguments: float) -> "SimBackend":
-        """Emit the Verilog, compile it, or find it compiled, and start a simulation; further arguments as above."""
+    def build(cls, config: Config, out: Path | str = "build/accelerator", build: Path | str = "build") -> "SimBackend":
+        """Emit the Verilog, compile it, or find it compiled, and start a simulation with the memory as by default."""
         verilog = convert("accelerator", config).write(out)[0]
-        return cls(FastSim.build(verilog, verilog.stem, build), **arguments)  # type: ignore[arg-type]
+        return cls(FastSim.build(verilog, verilog.stem, build))
 
     def read32(self, offset: int) -> int:
         """Read a register.

@@ -6,6 +6,7 @@ The slaves are not ours, the checks are: what a master must keep to, whatever th
 
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,7 +243,7 @@ class Limits:
     outstanding: int
 
 
-class _Checker:
+class _Checker(ABC):
     """Common to reads and writes."""
 
     def __init__(self, dut: Any, limits: Iterable[int]) -> None:
@@ -263,8 +264,9 @@ class _Checker:
                 if self._idle is not None and self._idle.value == 1:
                     assert self.outstanding == 0, f"idle with {self.outstanding} bursts outstanding"
 
+    @abstractmethod
     def _check(self) -> None:
-        raise NotImplementedError
+        """Look at the bus in this cycle."""
 
     def _announce(self, burst: dict[str, int]) -> None:
         size = self.limits.bus_bits // 8

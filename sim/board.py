@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boards.bringup import BringUp
+from golden.report import announced
 from hw.config import Config
 from hw.gen import convert
 from sqdm.serial_bridge import SerialBridge
 
 from .fast import FastSim
-from .report import announced
 
 __all__ = ["DIVISOR", "GAP_BYTES", "QUIET", "TIMEOUT", "SimulatedPort", "build_board", "simulated_bridge"]
 

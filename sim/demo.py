@@ -15,7 +15,7 @@ examples:
   python -m sim.demo --classes 4 2 --seed 7
   python -m sim.demo --steps 10 --sigma-max 80
   python -m sim.demo --solver heun                        35 evaluations of the network instead of 18
-  python -m sim.demo --preset ecp5 --channels 16 --out build/demo-ecp5
+  python -m sim.demo --preset ecp5 --model digits16 --out build/demo-ecp5
 """
 
 import argparse
@@ -34,10 +34,11 @@ import numpy as np
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.report import Table, announced, write_whole
 from golden.workload.layers import Workload
 from golden.workload.sample import StepProgram, step_program
 from golden.workload.sampler import STEPS, sample, sigma_schedule
-from golden.workload.unet import CLASSES, MODEL_CHANNELS, Float32Array, load
+from golden.workload.unet import CLASSES, DEFAULT_MODEL, MODELS, Float32Array, load
 from hw.config import PRESETS, Config, ConfigError, preset
 from hw.gen import Emitted, convert
 from sqdm.device import DeviceError
@@ -46,7 +47,6 @@ from .accelerator import SimBackend
 from .baseline import dense_cycles
 from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl, psnr
 from .fast import FastSim
-from .report import Table, announced, write_whole
 from .toolchain import ToolError
 
 __all__ = ["demo", "main"]
@@ -75,8 +75,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--solver", choices=["euler", "heun"], default="euler", help="(default: euler)")
     parser.add_argument("--seed", type=int, default=1, metavar="N",
                         help=f"of the initial noise; calibration uses {CALIBRATION_SEED} (default: 1)")
-    parser.add_argument("--channels", type=int, default=max(MODEL_CHANNELS), metavar="N",
-                        help=f"the model: {' or '.join(map(str, MODEL_CHANNELS))} (default: {max(MODEL_CHANNELS)})")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME",
+                        help=f"one of {', '.join(MODELS)}, with ReLU (default: {DEFAULT_MODEL})")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR",
                         help="for Verilog, pictures and numbers (default: build/demo)")
     parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"steps must be at most {MOST_STEPS}, not {options.steps}")
         if options.seed < 0:
             raise ValueError(f"seed must not be negative, as {options.seed} is")
-        workload = Workload(channels=options.channels, samples=max(CLASSES, len(options.classes)),
+        workload = Workload(model=options.model, samples=max(CLASSES, len(options.classes)),
                             seed=CALIBRATION_SEED, sigma_max=options.sigma_max, steps=options.steps)
         job = Job(preset(options.preset), workload, tuple(options.classes), options.seed, options.solver)
     except (ConfigError, ValueError) as error:
@@ -110,7 +110,7 @@ def demo(job: Job, out: Path, build: Path) -> int:
         with ProcessPoolExecutor(1) as pool:
             return _demo(job, first, pool.submit(draw_golden, job), out, build)
     except (LayerError, AccumulatorOverflow) as error:
-        print(f"sim.demo: preset {job.config.name} cannot run the model with {job.workload.channels} channels for "
+        print(f"sim.demo: preset {job.config.name} cannot run the model {job.workload.model} for "
               f"{len(job.labels)} digits: {error}", file=sys.stderr)
     except (ToolError, DeviceError) as error:
         print(f"sim.demo: {error}", file=sys.stderr)
@@ -135,8 +135,8 @@ def _demo(job: Job, first: StepProgram, drawing: "Future[GoldenRun]", out: Path,
     print("4/4 drawing with the simulated RTL\n")
     with sim:
         evaluations, images = _run(job, golden, SimBackend(sim))
-    real = sample(load(job.workload.channels), job.labels, steps=job.workload.steps,
-                  sigma_max=job.workload.sigma_max, seed=job.seed, solver=job.solver).images
+    real = sample(load(job.workload.model), job.labels, steps=job.workload.steps,
+                  sigma_max=job.workload.sigma_max, seed=job.seed, solver=job.solver, info=job.workload.info).images
     equal = images.tobytes() == golden.images.tobytes()
     exact = equal and all(evaluation.exact for evaluation in evaluations)
     report = _report(job, first, emitted, golden, evaluations, real) | {
@@ -202,7 +202,7 @@ def _report(job: Job, first: StepProgram, emitted: Emitted, golden: GoldenRun, e
                          for name, labels in expected.labels.items()}}
              for done, zeros, expected in zip(evaluations, golden.zeros, golden.evaluations, strict=True)]
     return {"configuration": job.config.to_json(), "verilog_sha256": emitted.manifest["sha256"],
-            "channels": job.workload.channels, "classes": list(job.labels), "seed": job.seed, "solver": job.solver,
+            "model": job.workload.model, "classes": list(job.labels), "seed": job.seed, "solver": job.solver,
             "noise_levels": job.workload.steps, "sigma_max": job.workload.sigma_max, "evaluations": steps,
             "cycles": cycles, "dense_cycles": baseline,
             "speedup": None if baseline is None else round(baseline / cycles, 3),

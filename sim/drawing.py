@@ -69,7 +69,7 @@ class GoldenRun:
     evaluations : list of Evaluation
     zeros : list of dict
         Of each evaluation, as of `golden.workload.sample.input_zeros`.
-    images : float32 [N, 8, 8]
+    images : float32 [N, H, W]
     """
 
     programs: list[StepProgram]
@@ -146,7 +146,8 @@ def draw_rtl(job: Job, golden: GoldenRun, backend: Backend,
 
 def _draw(job: Job, network: DeviceNetwork) -> Float32Array:
     sigmas = sigma_schedule(job.workload.steps, job.workload.sigma_max)
-    return integrate(network, initial_noise(len(job.labels), job.workload.sigma_max, job.seed), sigmas, job.solver)
+    noise = initial_noise(len(job.labels), job.workload.sigma_max, job.seed, job.workload.info.image_size)
+    return integrate(network, noise, sigmas, job.solver, job.workload.info)
 
 
 def _labels(device: Device, step: StepProgram) -> dict[str, Labels]:

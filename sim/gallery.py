@@ -17,7 +17,7 @@ INK = 16
 
 
 def draw_samples(rows: Mapping[str, Float32Array], labels: Sequence[int], title: str) -> bytes:
-    """Images [N, 8, 8] in pixel units, a row per name, as PNG."""
+    """Images [N, H, W] in pixel units, a row per name, as PNG."""
     figure = Figure(figsize=(0.95 * len(labels) + 1.3, 1.05 * len(rows) + 0.5), dpi=80, facecolor="white",
                     layout="constrained")
     axes = figure.subplots(len(rows), len(labels), squeeze=False)

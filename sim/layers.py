@@ -11,7 +11,7 @@ examples:
   python -m sim.layers                                        all layers, steps 0, 9 and 17, default preset
   python -m sim.layers --layers e1.conv0 u1.conv1 --steps 9
   python -m sim.layers --preset ecp5 --out build/layers-ecp5
-  python -m sim.layers --preset tiny --channels 16 --samples 2 --layers e1.conv0
+  python -m sim.layers --preset tiny --model digits16 --samples 2 --layers e1.conv0
 """
 
 import argparse
@@ -25,7 +25,9 @@ from pathlib import Path
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.report import Table, announced, to_csv, write_whole
 from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer
+from golden.workload.unet import DEFAULT_MODEL, MODELS
 from hw.config import PRESETS, Config, ConfigError, preset
 from hw.gen import convert
 
@@ -33,7 +35,6 @@ from .engine import FastEngine
 from .fast import FastSim, Hang
 from .measure import STALLS, Measured
 from .network import NetworkRun
-from .report import Table, announced, to_csv, write_whole
 from .toolchain import ToolError
 
 __all__ = ["main"]
@@ -58,7 +59,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help=f"of {', '.join(LAYERS)} (default: all)")
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 9, 17], metavar="T",
                         help="time steps, 0 (noise) to 17 (image) (default: 0 9 17)")
-    parser.add_argument("--channels", type=int, default=32, metavar="N", help="the model: 16 or 32 (default: 32)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME",
+                        help=f"one of {', '.join(MODELS)}, with ReLU (default: {DEFAULT_MODEL})")
     parser.add_argument("--samples", type=int, default=10, metavar="N", help="digits in the batch (default: 10)")
     parser.add_argument("--out", type=Path, default=Path("build/layers"), metavar="DIR",
                         help="for Verilog, tables and picture (default: build/layers)")
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
     try:
         config = preset(options.preset)
-        workload = Workload(channels=options.channels, samples=options.samples)
+        workload = Workload(model=options.model, samples=options.samples)
         names = [name for name in LAYERS if name in options.layers]
         names += [name for name in options.layers if name not in LAYERS]     # for real_layer to refuse
         jobs = [real_layer(name, step, workload) for step in options.steps for name in names]

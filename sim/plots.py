@@ -19,6 +19,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from golden.cycles import predict
+from golden.report import write_whole
 from golden.study import ALL_TAPS, TraceLayer, bound, label, layer_work
 from golden.workload.layers import Workload, real_layer
 from golden.workload.sampler import STEPS
@@ -26,7 +27,6 @@ from hw.config import Config, preset
 
 from .measure import label_input
 from .network import LabelPlace
-from .report import write_whole
 
 __all__ = ["draw_crossover", "draw_speedup", "draw_zeros", "main"]
 

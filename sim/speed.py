@@ -27,6 +27,7 @@ from golden.cycles import predict
 from golden.formats import S4, U4, ScaleFormat, Tensor
 from golden.layer import Layer, compile_layer, initial_memory, place, run
 from golden.ppu import PostParams
+from golden.report import Table, announced, write_whole
 from hw.config import Config, preset
 from hw.gen import convert
 from hw.interfaces import layer_layout
@@ -37,7 +38,6 @@ from .bench_speed import TIMES
 from .engine import FastEngine
 from .fast import FastSim, Hang
 from .measure import STALLS, Measured, measure
-from .report import Table, announced, write_whole
 from .toolchain import ToolError, icarus
 from .words import Words, to_words
 

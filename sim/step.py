@@ -7,8 +7,8 @@ simulator's; the counters are compared with those that the cycle model predicts.
 step.json. The exit code is 0 if all is exact, 1 if anything differs or could not run, 2 if an argument is wrong.
 
 examples:
-  python -m sim.step                                   batch 1, 4 and 16 of the 32-channel model, time step 9
-  python -m sim.step --channels 16 --batch 8 --step 0
+  python -m sim.step                                   batch 1, 4 and 16 of the model digits32, time step 9
+  python -m sim.step --model digits16 --batch 8 --step 0
   python -m sim.step --latency 40 --stall 0.2 --batch 1
 """
 
@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 
 from golden.conv import AccumulatorOverflow
-from golden.detector import Detection, balance_detection
+from golden.graph.integer import balanced
 from golden.layer import LayerError
 from golden.program.reference import run_network
 from golden.program.simulator import Simulator, Traffic
 from golden.program.tiler import tile
 from golden.program.timeline import ProgramCounters, predict_program
+from golden.report import Table, announced, write_whole
 from golden.workload.layers import Workload
 from golden.workload.network import NetworkStep, step_network
-from golden.workload.unet import CLASSES
+from golden.workload.unet import CLASSES, DEFAULT_MODEL, MODELS
 from hw.accelerator import counter_events
 from hw.config import PRESETS, Config, ConfigError, preset
 from hw.gen import convert
@@ -39,7 +40,6 @@ from sqdm import Device, DeviceError
 
 from .accelerator import SimBackend
 from .fast import FastSim
-from .report import Table, announced, write_whole
 from .toolchain import ToolError
 
 __all__ = ["StepRun", "main", "run_step"]
@@ -169,7 +169,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="default", metavar="NAME",
                         help=f"configuration, one of {', '.join(PRESETS)} (default: default)")
-    parser.add_argument("--channels", type=int, default=32, metavar="C", help="of the model, 16 or 32 (default: 32)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME",
+                        help=f"one of {', '.join(MODELS)}, with ReLU (default: {DEFAULT_MODEL})")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 16], metavar="N",
                         help="samples (default: 1 4 16)")
     parser.add_argument("--step", type=int, default=9, metavar="T", help="0 (noise) to 17 (image) (default: 9)")
@@ -191,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.stall < 1 or options.latency < 1:
             raise ValueError(f"stall={options.stall}, latency={options.latency}: stall must be from 0 to below 1, "
                              "latency at least 1")
-        steps = [step_network(options.step, Workload(channels=options.channels, samples=max(samples, CLASSES)),
-                              lambda pixels: _detection(config, pixels), samples) for samples in options.batch]
+        steps = [step_network(options.step, Workload(model=options.model, samples=max(samples, CLASSES)),
+                              balanced(config), samples) for samples in options.batch]
     except (ConfigError, ValueError) as error:
         print(f"sim.step: {error}", file=sys.stderr)
         return 2
@@ -207,12 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _detection(config: Config, pixels: int) -> Detection:
-    return balance_detection(pixels, config.dense, config.sparse, config.dense_taps)
-
-
 def _steps(config: Config, sim: FastSim, steps: Sequence[NetworkStep], options: argparse.Namespace) -> int:
-    print(f"3/3 running time step {options.step} of the {options.channels}-channel model; memory answers after "
+    print(f"3/3 running time step {options.step} of the model {options.model}; memory answers after "
           f"{options.latency} cycles\n")
     runs, table = [], Table(COLUMNS)
     with sim:
@@ -224,7 +221,7 @@ def _steps(config: Config, sim: FastSim, steps: Sequence[NetworkStep], options: 
             print(table.line(_cells(run)), flush=True)
     print(LEGEND)
     _print_arrays(config, runs)
-    report = {"configuration": config.to_json(), "channels": options.channels, "step": options.step,
+    report = {"configuration": config.to_json(), "model": options.model, "step": options.step,
               "latency": options.latency, "stall": options.stall, "runs": [run.to_json() for run in runs]}
     write_whole(options.out / "step.json", json.dumps(report, indent=2) + "\n")
     print(f"\n{options.out / 'step.json'}")

@@ -28,7 +28,7 @@ from golden.layer import (
     place,
     run,
 )
-from golden.layout import load
+from golden.layout import load, upsample2
 from golden.ppu import FACTOR_BITS, PostParams
 from golden.scheduler import schedule
 from golden.work import image_work, tap_counts
@@ -139,15 +139,17 @@ def random_layer(rng: np.random.Generator, config: Config, *, inputs: tuple[Tens
         The input, drawn unless given.
     **fixed
         What shall not be drawn: `shape` (C, N, H, W), `outputs`, `kernel`, `group`, `transform`, `out_fmt`, `residual`
-        (a Format or None), `in_fmts` (to be drawn from), `w_fmt`, `weights` and `codes`. Unless the formats are given,
-        some layers have 8-bit ones where the configuration has a sparse array.
+        (a Format or None), `in_fmts` (to be drawn from), `w_fmt`, `weights`, `codes`, `upsampled`. Unless the formats
+        are given, some layers have 8-bit ones where the configuration has a sparse array.
     """
     wide = config.sparse > 0 and rng.random() < 0.3
     in_fmts = fixed.get("in_fmts", list(FORMATS.values()) if wide else [U4, S4])
     w_fmt = fixed.get("w_fmt", [S4, S8][rng.integers(2)] if wide else S4)
     while True:
         if inputs is not None:
-            shape = (sum(tensor.shape[0] for tensor in inputs), *inputs[0].shape[1:])
+            _, samples, height, width = inputs[0].shape
+            factor = 2 if fixed.get("upsampled", False) else 1
+            shape = (sum(tensor.shape[0] for tensor in inputs), samples, factor * height, factor * width)
         else:
             even = int(rng.integers(1, 3))
             drawn = [int(rng.integers(1, most)) for most in (12, 4, 8 // even, 10 // even)]
@@ -163,11 +165,14 @@ def random_layer(rng: np.random.Generator, config: Config, *, inputs: tuple[Tens
         if (channels * in_planes + outputs * planes) * samples * height * width + TENSORS * GAP <= config.act_nibbles:
             break
 
+    upsampled = fixed.get("upsampled", inputs is None and height % 2 == 0 and width in config.upsampled_widths
+                          and rng.random() < 0.5)
+    factor = 2 if upsampled else 1
     if inputs is None:
         cut = int(rng.integers(0, channels))
         segments = [cut, channels - cut] if cut else [channels]
-        inputs = tuple(random_tensor(rng, (count, *shape[1:]), in_fmts[rng.integers(len(in_fmts))])
-                       for count in segments)
+        inputs = tuple(random_tensor(rng, (count, samples, height // factor, width // factor),
+                                     in_fmts[rng.integers(len(in_fmts))]) for count in segments)
     kernel = fixed.get("kernel", [1, 3][rng.integers(2)])
     group = fixed.get("group", int(rng.integers(1, min(config.group, 9) + 1)))
     used = rng.random((1, channels, kernel, kernel)) < rng.choice([1.0, 0.6, 0.2])
@@ -177,11 +182,13 @@ def random_layer(rng: np.random.Generator, config: Config, *, inputs: tuple[Tens
     formats = [tensor.fmt for tensor in inputs for _ in range(tensor.shape[0])]
     while bounds(weights, w_fmt, formats, codes, group, scale).acc_bits > config.acc_bits:
         codes = codes // 2
-    reach = int(np.abs(conv(inputs, weights, w_fmt, codes, group, scale)).max())
+    seen = [upsample2(tensor) for tensor in inputs] if upsampled else inputs
+    reach = int(np.abs(conv(seen, weights, w_fmt, codes, group, scale)).max())
     return Layer(
         name="random", inputs=inputs, weights=weights, w_fmt=w_fmt, codes=codes.astype(np.uint8), group=group,
         post=random_post(rng, config, outputs, samples, reach.bit_length() + 1, out_fmt), out_fmt=out_fmt,
-        residual=random_tensor(rng, (outputs, *shape[1:]), res_fmt) if res_fmt else None, transform=transform)
+        residual=random_tensor(rng, (outputs, *shape[1:]), res_fmt) if res_fmt else None, transform=transform,
+        upsampled=upsampled)
 
 
 def layer_case(rng: np.random.Generator, config: Config, layer: Layer, *, placement: Placement | None = None,
@@ -310,4 +317,4 @@ def difference(case: LayerCase, memory: Uint8Array) -> str:
     residual = layer.residual.fmt.name if layer.residual else "no"
     return (f"{wrong.size} nibbles differ; the first, {first - case.placement.out} {where}, is {memory[first]} and "
             f"should be {case.after[first]}; input {layer.in_shape}, weights {layer.weights.shape}, {layer.transform}, "
-            f"{layer.out_fmt.name} output, {residual} residual")
+            f"upsampled {layer.upsampled}, {layer.out_fmt.name} output, {residual} residual")

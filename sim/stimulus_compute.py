@@ -94,13 +94,16 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         before = initial_memory(layer, placement, rng.integers(0, 16, config.act_nibbles).astype(np.uint8))
         fields = image.fields
         if x_fmt is not None:
-            x = random_tensor(rng, (outputs, samples, height, width), x_fmt)
-            acc = x.values.reshape(acc.shape)
+            strided = width in config.strided_widths and rng.random() < 0.7
+            shape = (-(-outputs // 4), samples, 2 * height, 2 * width) if strided else (outputs, samples, height, width)
+            x = random_tensor(rng, shape, x_fmt)
+            acc = (space_to_depth(x) if strided else x).values[:outputs].reshape(acc.shape)
             x_base = placement.end + int(rng.integers(GAP))
             store(before, x_base, x)
-            pixels = fields["pixels"]
+            pixels = int(np.prod(shape[1:]))
             fields = fields | {"elementwise": True, "x_base": x_base, "x_channel": x_fmt.planes * pixels,
-                               "x_plane": pixels, "x_format": {"wide": x_fmt.planes - 1, "signed": x_fmt.signed}}
+                               "x_plane": pixels, "x_format": {"wide": x_fmt.planes - 1, "signed": x_fmt.signed},
+                               "x_strided": strided}
         shares = [(acc * rng.random() / len(used)).astype(np.int64) for _ in used[1:]]
         shares += [acc - sum(shares)] if used else []
         tiles, k_tiles = image.fields["tiles"], image.fields["k_tiles"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from golden.formats import U4
 from golden.layout import address
 from hw.config import LINE_TAPS, TAPS, Config
-from hw.interfaces import entry_layout, layer_layout, request_layout, window_layout
+from hw.interfaces import entry_layout, layer_layout, request_layout, upsample_patterns, window_layout
 
 from .trace import join
 from .words import to_words
@@ -84,9 +84,9 @@ def _reads(config: Config, shape: tuple[int, int, int], entries: list[dict[str, 
 
 
 def _requests(config: Config, shape: tuple[int, int, int], k_tiles: int, entries: list[dict[str, int]],
-              half: int) -> Iterator[dict[str, Any]]:
+              half: int, upsampled: bool) -> Iterator[dict[str, Any]]:
     """The reads of a layer, by coordinates; `half` is the half of the weight memory with its first k-tile."""
-    pixels, rows = int(np.prod(shape)), config.rows
+    pixels, rows, width = int(np.prod(shape)), config.rows, shape[-1]
     tiles = -(-pixels // rows)
     reads = _reads(config, shape, entries)
     last_of = {number: place for place, (number, _, _) in enumerate(reads)}
@@ -95,12 +95,17 @@ def _requests(config: Config, shape: tuple[int, int, int], k_tiles: int, entries
             mask = _tile_mask(shape, tile * rows, rows)
             for place, (number, line, taps) in enumerate(reads):
                 entry = entries[number]
-                neighbour = entry["base"] + tile * rows - 1 + shape[-1] * (line - 1)
+                neighbour = entry["base"] + tile * rows - 1 + width * (line - 1)
+                pattern = 0
+                if upsampled:
+                    pair, before = divmod(tile * rows, 2 * width)   # of lines, that one of memory becomes
+                    neighbour = entry["base"] + (pair - 1) * width // 2
+                    pattern = 1 + upsample_patterns(config).index((width, before // rows))
                 tile_last = place == len(reads) - 1
                 yield {
                     "mask": mask, "taps": taps, "last": (entry["last"] or tile_last) and last_of[number] == place,
                     "tile_last": tile_last, "ktile_last": tile_last and tile == tiles - 1,
-                    "half": half + k_tile & 1, "addr": neighbour % config.act_nibbles,
+                    "half": half + k_tile & 1, "addr": neighbour % config.act_nibbles, "pattern": pattern,
                 } | {name: entry[name] for name in ("a_signed", "w_signed", "exponent", "group", "weight")}
 
 
@@ -119,16 +124,18 @@ def addrgen(config: Config, rng: np.random.Generator) -> Vectors:
     requests: list[int] = []
     entries: list[int] = []
     counts, gapless, starts, half = [], [], [0], 0
-    for samples, height, width, k_tiles, masks in SHAPES:
+    upsampled = [(2, 6, width, 2, None) for width in config.upsampled_widths]
+    shapes = [*SHAPES, *upsampled]
+    for number, (samples, height, width, k_tiles, masks) in enumerate(shapes):
         shape = samples, height, width
         pixels = samples * height * width
         long = config.rows // 2 + 1 if len(layers) in LONG else 0
         channels = [] if masks == () else _channels(config, rng, shape, masks, long)
         layers.append(layout.const({
             "width": width, "height": height, "pixels": pixels, "sample_pixels": height * width,
-            "tiles": -(-pixels // config.rows), "k_tiles": k_tiles,
+            "tiles": -(-pixels // config.rows), "k_tiles": k_tiles, "upsampled": number >= len(SHAPES),
         }).as_value().value)
-        made = list(_requests(config, shape, k_tiles, channels, half))
+        made = list(_requests(config, shape, k_tiles, channels, half, number >= len(SHAPES)))
         requests += [request_layout(config).const(request).as_value().value for request in made]
         counts.append(len(made))
         gapless.append(len(_reads(config, shape, channels)) > config.rows)
@@ -136,18 +143,37 @@ def addrgen(config: Config, rng: np.random.Generator) -> Vectors:
         starts.append(len(entries))
         half = half + k_tiles & 1
     return {
-        "layers": to_words(layers, layout.size), "k_tiles": np.array([shape[3] for shape in SHAPES]),
+        "layers": to_words(layers, layout.size), "k_tiles": np.array([shape[3] for shape in shapes]),
         "counts": np.array(counts), "gapless": np.array(gapless), "requests": to_words(requests, request_bits),
         "entries": to_words(entries, entry_layout(config).size), "starts": np.array(starts),
         "rows": np.array(config.rows),
     }
 
 
+def _upsampled_window(config: Config, rng: np.random.Generator, width: int,
+                      phase: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the memory answers where a map is read upsampled, and the window: pieces of a map and of its double."""
+    tile = 2 * config.rows * width + phase * config.rows    # some pairs of lines on, and `phase` tiles
+    pair = tile // (2 * width)
+    small = rng.integers(16, size=(pair + 2 * config.run // width + 2, width // 2))
+    large = small.repeat(2, axis=0).repeat(2, axis=1).reshape(-1)
+    run = small.reshape(-1)[(pair - 1) * width // 2:][:config.run]
+    window = run[:config.window].copy()     # beyond what the tile needs, as it comes
+    needed = config.rows + 2 + 2 * width
+    window[:needed] = large[tile - 1 - width:][:needed]
+    return run, window
+
+
 def fetcher(config: Config, rng: np.random.Generator, count: int = 150) -> Vectors:
     """Random requests, what the memory answers to each, and the windows."""
     requests, windows, answers, reads = [], [], [], []
+    patterns = upsample_patterns(config)
     for _ in range(count):
         nibbles = rng.integers(16, size=config.run)
+        window = nibbles[:config.window]
+        pattern = int(rng.integers(len(patterns) + 1))
+        if pattern:
+            nibbles, window = _upsampled_window(config, rng, *patterns[pattern - 1])
         left, right, *lines = (join(rng.integers(2, size=config.rows), 1) for _ in range(2 + LINE_TAPS))
         step: dict[str, Any] = {
             "mask": {"left": left, "right": right, "lines": lines}, "taps": int(rng.integers(1 << TAPS)),
@@ -155,9 +181,9 @@ def fetcher(config: Config, rng: np.random.Generator, count: int = 150) -> Vecto
             "weight": int(rng.integers(config.weight_depth)),
         } | {name: int(rng.integers(2)) for name in ("a_signed", "w_signed", "last", "tile_last", "ktile_last", "half")}
         reads.append(int(rng.integers(config.act_nibbles)))
-        requests.append(request_layout(config).const(step | {"addr": reads[-1]}).as_value().value)
+        requests.append(request_layout(config).const(step | {"addr": reads[-1], "pattern": pattern}).as_value().value)
         windows.append(window_layout(config).const(
-            step | {"nibbles": nibbles[:config.window].tolist()}).as_value().value)
+            step | {"nibbles": window.tolist()}).as_value().value)
         answers.append(join(nibbles, 4))
     return {
         "requests": to_words(requests, request_layout(config).size),

@@ -54,7 +54,8 @@ def conv_node(rng: np.random.Generator, config: Config, name: str, tensors: Mapp
     outputs = len(drawn.weights)
     return Conv(name=name, inputs=inputs, output=output, weights=drawn.weights, w_fmt=drawn.w_fmt, codes=drawn.codes,
                 group=drawn.group, post=parameters(rng, config, outputs, drawn.post, drawn.out_fmt, blocks),
-                out_fmt=drawn.out_fmt, residual=residual, transform=drawn.transform, detection=detection)
+                out_fmt=drawn.out_fmt, residual=residual, transform=drawn.transform, detection=detection,
+                upsampled=drawn.upsampled)
 
 
 def random_case(rng: np.random.Generator, config: Config, shape: tuple[int, int, int], nodes: int,
@@ -91,12 +92,16 @@ def random_case(rng: np.random.Generator, config: Config, shape: tuple[int, int,
         if alike and rng.random() < 0.4:
             reads = (first, alike[rng.integers(len(alike))])
         _, samples, height, width = tensors[first].shape
+        # Where the configuration cannot read it upsampled, the tiler adds a node that writes it so.
+        upsampled = height * width * samples <= shape[0] * shape[1] * shape[2] and rng.random() < 0.25
+        if upsampled:
+            height, width = 2 * height, 2 * width
         large = height * width * samples > 2 * shape[0] * shape[1] * shape[2]
         choices: tuple[Transform, ...] = ("none", "none", "none" if large else "upsample",
                                           "space_to_depth" if height % 2 == width % 2 == 0 else "none")
         transform = choices[rng.integers(4)]
         outputs = int(rng.integers(1, 9)) if transform != "space_to_depth" else int(rng.integers(1, 3))
-        if rng.random() < elementwise:
+        if not upsampled and rng.random() < elementwise:
             reads, outputs = (first,), tensors[first].shape[0]
         mates = [item for item in names if tensors[item].shape == (outputs, samples, height, width)]
         residual = mates[rng.integers(len(mates))] if mates and rng.random() < 0.6 else None
@@ -107,14 +112,14 @@ def random_case(rng: np.random.Generator, config: Config, shape: tuple[int, int,
         mask = (1 << 64) - 1 if not masks or rng.random() < 0.6 else 1 | int(rng.integers(0, 1 << STEPS))
         pixels = samples * height * width // (4 if transform == "space_to_depth" else 1)
         detection = random_detection(rng, config, pixels) if rng.random() < 0.7 else None
-        if len(reads) == 1 and outputs == tensors[first].shape[0] and rng.random() < 2 * elementwise:
+        if not upsampled and len(reads) == 1 and outputs == tensors[first].shape[0] and rng.random() < 2 * elementwise:
             post = random_post(rng, config, outputs, 1, tensors[first].fmt.bits, out_fmt)
             node: Node = Elementwise(name=name, inputs=(first,), output=output,
                                      post=parameters(rng, config, outputs, post, out_fmt, blocks), out_fmt=out_fmt,
                                      residual=residual, transform=transform, mask=mask, detection=detection)
         else:
             drawn = conv_node(rng, config, name, tensors, reads, output, residual, blocks, detection,
-                              outputs=outputs, transform=transform, out_fmt=out_fmt,
+                              outputs=outputs, transform=transform, out_fmt=out_fmt, upsampled=upsampled,
                               **({} if config.sparse else {"w_fmt": S4}))
             node = replace(drawn, mask=mask)
         made.append(node)

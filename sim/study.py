@@ -33,6 +33,7 @@ from golden.cycles import predict
 from golden.formats import S4, U4, Tensor
 from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place, run
 from golden.ppu import PostParams
+from golden.report import Table, announced, write_whole
 from golden.study import GROUP, Mode, TraceLayer, bound, label, layer_work, read_trace, sweep
 from hw.config import Config, preset
 from hw.gen import convert
@@ -40,7 +41,6 @@ from hw.gen import convert
 from .beats import ktile_beats
 from .engine import FastEngine
 from .fast import FastSim, Hang
-from .report import Table, announced, write_whole
 from .toolchain import ToolError
 
 __all__ = ["BASELINE", "main", "model_rows", "trace_layer"]

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def waveform(config: Config, out: Path, build: Path) -> str:
     verilog = convert("accelerator", config).write(out)[0]
     with FastSim.build(verilog, verilog.stem, build) as sim:
         watched = _Watched(sim, config.bus_bits // 8)
-        backend = SimBackend(watched, ADDRESS, 1 << 13)  # type: ignore[arg-type]
+        backend = SimBackend(cast(FastSim, watched), ADDRESS, 1 << 13)     # does all of it that the backend needs
         program = encode(Opcode.STORE, mask=0) + encode(Opcode.END)
         backend.write_memory(ADDRESS, program)
         for register, value in ((Register.PROGRAM_BASE, ADDRESS), (Register.PROGRAM_SIZE, len(program)),

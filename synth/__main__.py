@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from golden.report import Table
 from hw.config import PRESETS, Config, ConfigError, preset
 from hw.gen import TOP
-from sim.report import Table
 from sim.toolchain import ToolError
 
 from . import pnr

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from golden.report import announced, write_whole
 from hw.config import Config
 from hw.gen import BLOCKS, convert
 from hw.verilog import memory_bits
-from sim.report import announced, write_whole
 from sim.toolchain import ToolError, run, yosys
 
 from .fp16 import Fp16Array

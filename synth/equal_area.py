@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from golden.report import Table
 from golden.study import Mode, TraceLayer, read_trace, sweep
 from hw.config import Config, preset
-from sim.report import Table
 
 __all__ = ["MIXES", "ArrayArea", "Mix", "main", "table"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golden.report import write_whole
 from hw.config import PRESETS, ConfigError, preset
-from sim.report import write_whole
 from sim.toolchain import ToolError
 
 from .area import Area, AreaError, measure

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golden.report import announced, write_whole
 from hw.config import Config, ConfigError
 from hw.gen import Emitted, convert
-from sim.report import announced, write_whole
 from sim.toolchain import ToolError, run
 
 from .area import SYNTH_BLOCKS, synthesise

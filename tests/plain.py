@@ -11,6 +11,8 @@ __all__ = ["plain_memory"]
 def plain_memory(layer: Layer, out: int, before: Uint8Array) -> Uint8Array:
     """Memory after a layer whose output lies at `out`."""
     values = np.concatenate([tensor.values for tensor in layer.inputs])
+    if layer.upsampled:
+        values = np.repeat(np.repeat(values, 2, axis=2), 2, axis=3)
     channels, samples, height, width = values.shape
     outputs, _, kernel, _ = layer.weights.shape
     half = kernel // 2

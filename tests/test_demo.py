@@ -20,7 +20,7 @@ BUILD = Path(__file__).parent.parent / "build"
 # 4 x 4 lanes, and memories that are large enough for the network of 16 channels.
 CONFIG = replace(preset("tiny"), name="small", act_nibbles=1 << 14, weight_depth=512, scale_depth=128, param_depth=1024,
                  table_depth=256, list_depth=256, label_depth=512, label_slots=32, samples=32)
-JOB = Job(CONFIG, Workload(channels=16, steps=3, sigma_max=10.0), (4, 7), 5, "heun")
+JOB = Job(CONFIG, Workload(model="digits16", steps=3, sigma_max=10.0), (4, 7), 5, "heun")
 
 converted = cache(convert)      # seconds each
 
@@ -102,7 +102,7 @@ def test_wrong_labels_are_reported(tmp_path, capsys, monkeypatch):
     (["--steps", "1"], "steps must be at least 2, not 1"),
     (["--steps", "65"], "steps must be at most 64, not 65"),
     (["--sigma-max", "0.001"], "sigma_max must be above 0.002, not 0.001"),
-    (["--channels", "8"], "models with (16, 32) channels, not 8"),
+    (["--model", "digits8"], "model=digits8 is not legal: it must be one of digits16"),
     (["--seed", "-1"], "seed must not be negative, as -1 is"),
 ])
 def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message, tmp_path, capsys):
@@ -116,7 +116,7 @@ def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message
 def test_a_configuration_that_cannot_run_the_network_is_named_at_once(tmp_path, capsys):
     assert main(["--preset", "tiny", "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("sim.demo: preset tiny cannot run the model with 32 channels for 10 digits: layer ")
+    assert error.startswith("sim.demo: preset tiny cannot run the model digits32 for 10 digits: layer ")
     assert not (tmp_path / "out").exists()
 
 

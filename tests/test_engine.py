@@ -53,7 +53,7 @@ CONFIGS = {
 SMALL = [name for name in CONFIGS if "large" not in name]
 WITH_SPARSE = [name for name in SMALL if CONFIGS[name].sparse]
 LAYERS = 80     # random layers for each configuration
-WORKLOAD = Workload(channels=16)
+WORKLOAD = Workload(model="digits16")
 
 
 @pytest.mark.parametrize("layout", [table_layout(TINY), param_layout(TINY), layer_layout(TINY)])

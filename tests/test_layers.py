@@ -12,15 +12,15 @@ from golden.detector import Labels
 from golden.formats import S4, U4, Tensor
 from golden.layer import LabelPlace, Layer, compile_layer, initial_memory, place
 from golden.ppu import PostParams
+from golden.report import to_csv, write_whole
 from golden.workload.layers import Workload, real_layer
 from hw.config import PRESETS
 from sim import layers, measure
 from sim.measure import Labelled, count_macs, deal, ideal_cycles
 from sim.network import LabelTable
-from sim.report import to_csv, write_whole
 
 BUILD = Path(__file__).parent.parent / "build"
-TINY = ["--preset", "tiny", "--channels", "16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
+TINY = ["--preset", "tiny", "--model", "digits16", "--samples", "2", "--steps", "9", "--build", str(BUILD)]
 
 
 def run_layers(out, *arguments):
@@ -109,7 +109,7 @@ def test_run_says_that_it_cannot_write(tmp_path, capsys):
     (["--preset", "huge"], "preset=huge is not legal: it must be one of default, tiny"),
     (["--layers", "e2.conv0"], "no layer 'e2.conv0', only conv_in, e1.conv0"),
     (["--steps", "18"], r"step must be in [0, 17], not 18"),
-    (["--channels", "8"], "models with (16, 32) channels, not 8"),
+    (["--model", "digits8"], "model=digits8 is not legal: it must be one of digits16"),
     (["--samples", "0"], "samples must be at least 1, not 0"),
 ])
 def test_wrong_arguments_are_refused_before_anything_is_built(arguments, message, tmp_path, capsys):
@@ -172,7 +172,7 @@ def test_ideal_cycles_of_a_sparse_array_count_its_nonzeros_inside_the_image():
 
 def test_ideal_cycles_of_a_1x1_layer_are_one_per_channel():
     config = replace(PRESETS["tiny"], sparse=0)
-    layer = real_layer("u1.skip", 9, Workload(channels=16, samples=1)).layer
+    layer = real_layer("u1.skip", 9, Workload(model="digits16", samples=1)).layer
     placement = place(layer, config)
     inputs = [Labelled(LabelPlace(16 * number, 0), Labels.all_dense(16)) for number in range(2)]
     image = compile_layer(layer, config, placement, in_labels=[item.place for item in inputs])
@@ -196,7 +196,7 @@ def test_a_file_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
     def broken(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr("sim.report.os.replace", broken)
+    monkeypatch.setattr("golden.report.os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, "other")
     assert path.read_text() == 'a,b\n1,"x,y"\n'

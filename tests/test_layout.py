@@ -16,22 +16,25 @@ def random_tensor(shape, fmt, seed=0):
 
 
 def strided_convolution(x, weights):
-    """Stride 2, padding 1, by the definition: a sum over taps of the pixels in reach."""
+    """Stride 2, padding 0 or 1, by the definition: a sum over taps of the pixels in reach."""
     samples, height, width = x.shape[1:]
+    taps, half = range(weights.shape[2]), weights.shape[2] // 2
     result = np.zeros((weights.shape[0], samples, height // 2, width // 2), dtype=np.int64)
-    for n, h, w, r, s in itertools.product(range(samples), range(height // 2), range(width // 2), range(3), range(3)):
-        line, column = 2 * h + r - 1, 2 * w + s - 1
+    for n, h, w, r, s in itertools.product(range(samples), range(height // 2), range(width // 2), taps, taps):
+        line, column = 2 * h + r - half, 2 * w + s - half
         if 0 <= line < height and 0 <= column < width:
             result[:, n, h, w] += weights[:, :, r, s] @ x[:, n, line, column]
     return result
 
 
 def padded_convolution(x, weights):
-    """Stride 1, padding 1, as a sum of nine shifted planes."""
+    """Stride 1, as wide as its input, as a sum of shifted planes, one for each tap."""
     height, width = x.shape[2:]
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    size = weights.shape[2]
+    border = (size // 2, size // 2)
+    padded = np.pad(x, ((0, 0), (0, 0), border, border))
     return sum(np.tensordot(weights[:, :, r, s], padded[:, :, r:r + height, s:s + width], axes=1)
-               for r, s in itertools.product(range(3), range(3)))
+               for r, s in itertools.product(range(size), range(size)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -136,12 +139,13 @@ def test_space_to_depth_refuses_odd_sizes(size):
         space_to_depth(random_tensor((1, 1, *size), U4))
 
 
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("shape", [(1, 1, 2, 2), (3, 2, 4, 6), (2, 1, 10, 2)])
-def test_stride_2_equals_stride_1_over_space_to_depth(shape):
+def test_stride_2_equals_stride_1_over_space_to_depth(shape, size):
     tensor = random_tensor(shape, U4)
-    weights = np.random.default_rng(1).integers(-7, 8, (5, shape[0], 3, 3))
+    weights = np.random.default_rng(1).integers(-7, 8, (5, shape[0], size, size))
     rewritten = space_to_depth_weights(weights)
-    assert rewritten.shape == (5, 4 * shape[0], 3, 3)
+    assert rewritten.shape == (5, 4 * shape[0], size, size)
     np.testing.assert_array_equal(padded_convolution(space_to_depth(tensor).values, rewritten),
                                   strided_convolution(tensor.values, weights))
 
@@ -154,5 +158,5 @@ def test_depth_to_space_undoes_space_to_depth():
 
 
 def test_space_to_depth_weights_refuses_other_kernels():
-    with pytest.raises(ValueError, match=r"\[K, C, 3, 3\], not \(1, 1, 1, 1\)"):
-        space_to_depth_weights(np.zeros((1, 1, 1, 1), dtype=int))
+    with pytest.raises(ValueError, match=r"\[K, C, 1, 1\], not \(1, 1, 2, 2\)"):
+        space_to_depth_weights(np.zeros((1, 1, 2, 2), dtype=int))

@@ -102,7 +102,8 @@ def test_one_layer_is_that_of_golden_run(name: str, seed: int) -> None:
     post = layer.post
     node = Conv(name="layer", inputs=names, output="y", weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes,
                 group=layer.group, post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone),
-                out_fmt=layer.out_fmt, residual="r" if "r" in tensors else None, transform=layer.transform)
+                out_fmt=layer.out_fmt, residual="r" if "r" in tensors else None, transform=layer.transform,
+                upsampled=layer.upsampled)
     inputs = tuple(Input(key, tensor.shape, tensor.fmt) for key, tensor in tensors.items())
     program = tile(Network(inputs, (node,), ("y",)), config)
     simulator = Simulator(config, program.code, program.data(tensors, post.sample_block.tolist()))
@@ -219,7 +220,7 @@ def test_many_outputs_are_split_by_k_tiles() -> None:
     codes = check(config, case, rng, "parts")
     assert codes.count(Opcode.CONV) == 3     # the second has one block
     labels = tile(case.network, config).labels["a"]
-    assert [slot for _, slot in labels] == [0] * 16 + [1] * 6
+    assert [slot for _, slot in labels] == [0] * 12 + [1] * 10     # six k-tiles of 4, shared out evenly
     assert len(set(labels)) == 22
 
 

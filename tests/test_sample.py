@@ -19,7 +19,7 @@ from sqdm.golden_backend import GoldenBackend
 from sqdm.sampling import DeviceNetwork
 
 CONFIG = preset("default")
-WORKLOAD = Workload(channels=16, steps=6, sigma_max=10.0)
+WORKLOAD = Workload(model="digits16", steps=6, sigma_max=10.0)
 LABELS = (7, 0, 7, 3)
 SIGMAS = sigma_schedule(WORKLOAD.steps, WORKLOAD.sigma_max)
 
@@ -34,7 +34,7 @@ def golden_device() -> Device:
 
 
 def test_heun_averages_the_slopes_at_both_ends_of_a_step() -> None:
-    weights, sigmas = load(16), sigma_schedule(3, 10.0)
+    weights, sigmas = load("digits16"), sigma_schedule(3, 10.0)
     x = initial_noise(2, 10.0, seed=4)
 
     def slope(x, sigma):
@@ -44,8 +44,9 @@ def test_heun_averages_the_slopes_at_both_ends_of_a_step() -> None:
         ahead = x + (following - now) * slope(x, now)
         x = x + (following - now) * 0.5 * (slope(x, now) + slope(ahead, following))
     x = x - sigmas[2] * slope(x, sigmas[2])
-    run = sample(weights, [2, 6], steps=3, sigma_max=10.0, seed=4, solver="heun")
-    np.testing.assert_allclose(run.images, x[0] * 2 * 6.017 + 4.884, rtol=1e-4, atol=1e-4)
+    run = sample(weights, [2, 6], steps=3, sigma_max=10.0, seed=4, solver="heun", info=WORKLOAD.info)
+    expected = x[0] * 2 * WORKLOAD.info.pixel_deviation + WORKLOAD.info.pixel_mean
+    np.testing.assert_allclose(run.images, expected, rtol=1e-4, atol=1e-4)
     assert len(run.activations) == 3
 
 
@@ -63,14 +64,15 @@ def test_networks_are_called_with_the_number_of_the_noise_level(solver, numbers)
 
 def test_there_are_two_solvers() -> None:
     with pytest.raises(ValueError, match="solver='rk4' is not legal: it must be 'euler' or 'heun'"):
-        sample(load(16), [1], solver="rk4")
+        sample(load("digits16"), [1], solver="rk4")
 
 
 def test_integer_samples_come_close_to_the_float_networks(programs) -> None:
     steps = []
     network = DeviceNetwork(golden_device(), programs, lambda step, source, result: steps.append(step))
-    images = integrate(network, initial_noise(len(LABELS), 10.0, seed=2), SIGMAS)
-    real = sample(load(16), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2).images
+    images = integrate(network, initial_noise(len(LABELS), 10.0, seed=2), SIGMAS, info=WORKLOAD.info)
+    real = sample(load("digits16"), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2,
+                  info=WORKLOAD.info).images
     assert steps == list(range(WORKLOAD.steps))
     assert min(psnr(images, real)) > 24                         # measured 26.6 to 30.3
     assert max(psnr(images, real[[1, 2, 3, 0]])) < 18
@@ -86,9 +88,37 @@ def test_each_sample_has_the_parameters_of_its_class(programs) -> None:
         np.testing.assert_array_equal(found, together[:, [sample_number]])
     # Mean square per sample against the float network: measured 0.007 to 0.011; 0.42 to 0.90 if the classes are others.
     for labels, close in ((LABELS, True), ((0, 7, 3, 7), False)):
-        expected = forward(load(16), x.astype(np.float32), float(SIGMAS[2]), labels)[OUTPUT]
+        expected = forward(load("digits16"), x.astype(np.float32), float(SIGMAS[2]), labels)[OUTPUT]
         errors = np.square(together - expected).mean(axis=(0, 2, 3))
         assert errors.max() < 0.03 if close else errors.min() > 0.3
+
+
+def test_each_sample_has_the_parameters_of_its_time_step() -> None:
+    """In a batch of several time steps every sample has, bit for bit, what it has in a batch of its own."""
+    steps = (2, 0, 1, 2)
+    x = np.concatenate([WORKLOAD.trajectory.activations[step]["x"][:, [label]] for step, label
+                        in zip(steps, LABELS, strict=True)], axis=1).astype(np.float64)
+    mixed = step_program(steps, LABELS, CONFIG, WORKLOAD)
+    assert mixed.sample_block == (27, 0, 17, 23)
+    assert mixed.program.blocks == 4
+    together = DeviceNetwork(golden_device(), [mixed])(x, 0)
+    for number, (step, label) in enumerate(zip(steps, LABELS, strict=True)):
+        alone = step_program(step, (label,), CONFIG, WORKLOAD)
+        found = DeviceNetwork(golden_device(), [alone])(x[:, [number]], 0)
+        np.testing.assert_array_equal(found, together[:, [number]])
+    # Mean square per sample against the float network: 0.007 to 0.012; at the last noise level the network is another.
+    for sigmas, close in ((SIGMAS[list(steps)], True), (SIGMAS[[5, 5, 5, 5]], False)):
+        expected = forward(load("digits16"), x.astype(np.float32), sigmas, LABELS)[OUTPUT]
+        errors = np.square(together - expected).mean(axis=(0, 2, 3))
+        assert errors.max() < 0.03 if close else errors.min() > 0.1
+
+
+@pytest.mark.parametrize(("steps", "labels", "message"), [
+    ((1, 2), (0,), "2 steps for 1 samples"), ((1, 6), (0, 1), r"step must be in \[0, 5\], not 6"),
+    (0, (3, 10), "there are the classes 0 to 9, not 10"), (0, (), "0 steps for 0 samples")])
+def test_batches_that_cannot_be_are_refused(steps, labels, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        step_program(steps, labels, CONFIG, WORKLOAD)
 
 
 def test_programs_for_another_configuration_are_refused(programs) -> None:
@@ -99,8 +129,8 @@ def test_programs_for_another_configuration_are_refused(programs) -> None:
 
 def test_what_is_beyond_the_scale_is_clamped(programs) -> None:
     step = programs[0]
-    x = step.in_scale * np.array([[[[-300.0, -1.4, 0.6, 200.0]]]])
-    np.testing.assert_array_equal(step.quantise(x).values, [[[[-128, -1, 1, 127]]]])
+    x = step.in_scale[:, None, None] * np.array([[[[-300.0, -1.4, 0.6, 200.0]]] * len(LABELS)])[:, :, 0, None]
+    np.testing.assert_array_equal(step.quantise(x).values, [[[[-128, -1, 1, 127]]] * len(LABELS)])
 
 
 def test_zeros_are_counted_in_what_each_layer_reads(programs) -> None:

@@ -32,7 +32,7 @@ def run_random(seed: int) -> StepRun:
     rng = np.random.default_rng([seed, 11])
     case = random_case(rng, TINY, (2, 4, 6), 4, masks=True)
     block = rng.integers(0, case.network.blocks, 2).tolist() if case.network.blocks > 1 else [0, 0]
-    return run_step(TINY, Device.open(backend()), NetworkStep(case.network, case.inputs, tuple(block), 1.0, 1.0), 0)
+    return run_step(TINY, Device.open(backend()), NetworkStep(case.network, case.inputs, tuple(block)), 0)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -49,13 +49,13 @@ def test_random_programs_are_exact_and_predicted(seed: int) -> None:
             assert run.counters[f"{kind}_{cause}"] == array[cause], (seed, kind, cause)
 
 
-def test_a_wrong_program_is_seen() -> None:
+def test_a_wrong_program_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: another block than the expected one."""
     rng = np.random.default_rng([3, 12])
     case = random_case(rng, TINY, (2, 4, 6), 4)
     device = Device.open(backend())
-    device.set_batch = lambda _: Device.set_batch(device, [1, 1])  # type: ignore[method-assign]
-    assert not run_step(TINY, device, NetworkStep(case.network, case.inputs, (0, 2), 1.0, 1.0), 0).exact
+    monkeypatch.setattr(device, "set_batch", lambda _: Device.set_batch(device, [1, 1]))
+    assert not run_step(TINY, device, NetworkStep(case.network, case.inputs, (0, 2)), 0).exact
 
 
 def test_the_model_refuses_a_run_with_an_error() -> None:
@@ -69,7 +69,8 @@ def test_the_model_refuses_a_run_with_an_error() -> None:
 
 def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, problem in ((["--preset", "x"], "preset=x is not legal"), (["--stall", "1"], "below 1"),
-                               (["--channels", "8"], "8"), (["--batch", "0"], "samples=0 is not legal")):
+                               (["--model", "digits8"], "must be one of digits16"),
+                               (["--batch", "0"], "samples=0 is not legal")):
         assert main(arguments) == 2
         assert problem in capsys.readouterr().err
 

@@ -1,9 +1,10 @@
 """A program and what the host must know to run it: where tensors lie in the data region, and what labels they have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from golden.formats import Tensor
+from golden.formats import FORMATS, Tensor
 from golden.program.emit import Channel
 from golden.program.network import TensorShape
 from golden.program.pack import pack_batch, pack_tensor, unpack_tensor
@@ -38,6 +39,8 @@ class Program:
         By name, tensors in the data region: inputs, outputs and spills.
     labels : mapping
         By name, label index and slot of each channel of the tensors that are labelled.
+    layers : mapping
+        By the number of a descriptor, the name of the layer that it runs.
     """
 
     code: bytes
@@ -48,6 +51,40 @@ class Program:
     bus_bits: int
     tensors: Mapping[str, HostTensor]
     labels: Mapping[str, Sequence[Channel]]
+    layers: Mapping[int, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the code."""
+        return {
+            "count": self.count, "program_size": len(self.code), "data_size": self.data_size, "samples": self.samples,
+            "blocks": self.blocks, "bus_bits": self.bus_bits,
+            "tensors": {name: {"offset": place.offset, "shape": list(place.tensor.shape),
+                               "format": place.tensor.fmt.name} for name, place in self.tensors.items()},
+            "labels": {name: [list(place) for place in places] for name, places in self.labels.items()},
+            "layers": {str(number): name for number, name in self.layers.items()}}
+
+    @classmethod
+    def from_json(cls, code: bytes, made: Mapping[str, Any]) -> "Program":
+        """The program of which these are the code and what `to_json` made.
+
+        Raises
+        ------
+        ValueError
+            If something is missing, or the code has another length.
+        """
+        try:
+            if len(code) != made["program_size"]:
+                raise ValueError(f"the program has {len(code)} bytes, not {made['program_size']}")
+            tensors = {}
+            for name, place in made["tensors"].items():
+                channels, samples, height, width = place["shape"]
+                tensors[name] = HostTensor(place["offset"], TensorShape((channels, samples, height, width),
+                                                                        FORMATS[place["format"]]))
+            labels = {name: [(index, slot) for index, slot in places] for name, places in made["labels"].items()}
+            return cls(code, made["count"], made["data_size"], made["samples"], made["blocks"], made["bus_bits"],
+                       tensors, labels, {int(number): name for number, name in made["layers"].items()})
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]!r} is missing or unknown") from None
 
     def batch_table(self, sample_block: Sequence[int]) -> bytes:
         """What lies at offset 0 of the data region.

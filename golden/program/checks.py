@@ -102,6 +102,11 @@ def _size(item: Descriptor, around: Surroundings) -> str | None:
         channels = item["outputs"] * (4 if item["transform"] == SPACE_TO_DEPTH else 1)
         if item["label_first"] + channels > machine.label_depth:
             return f"{channels} labels from {item['label_first']} on; label_depth={machine.label_depth}"
+    width, height = item.get("width"), item.get("height")
+    if item.get("upsampled") and (width not in machine.upsampled_widths or height % 2):
+        return f"a map of {width} x {height} pixels is not read upsampled; upsampled_widths={machine.upsampled_widths}"
+    if item.get("x_strided") and width not in machine.strided_widths:
+        return f"a result {width} pixels wide is not read strided; strided_widths={machine.strided_widths}"
     words = 0
     if item.opcode in REGIONS:
         words = item["outputs"] * len(block_offsets(item, around.blocks or ()))

@@ -152,6 +152,7 @@ FIELDS: Mapping[Opcode, tuple[Field, ...]] = {
     Opcode.CONV: (
         *_OPCODE, *_RESULT,
         Field("even", 0, 20, 1, "deal channels out evenly to all arrays, whatever their labels"),
+        Field("upsampled", 0, 21, 1, "read each pixel of the inputs as 2x2 pixels"),
         *_GEOMETRY,
         Field("in1_base", 20, 0, 32, "first nibble of the second segment; w20 and w21 are 0 without one"),
         Field("in1_end", 21, 0, 32, "nibble after it"),
@@ -168,6 +169,8 @@ FIELDS: Mapping[Opcode, tuple[Field, ...]] = {
         *_OPCODE, *_RESULT,
         Field("x_wide", 0, 18, 1, "8-bit input"),
         Field("x_signed", 0, 19, 1, "signed input"),
+        Field("x_strided", 0, 22, 1, "read every second pixel of every second line: channel 4*k + 2*r + s of the "
+                                     "result is made of input channel k, from line r and pixel s on"),
         *_GEOMETRY,
         Field("x_channel", 20, 0, 32, "from input channel to input channel, nibbles"),
         Field("x_plane", 21, 0, 32, "from low to high plane of the input, nibbles"),

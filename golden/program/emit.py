@@ -10,7 +10,7 @@ from golden.layer import Entry, Layer, LayerError, LayerImage, Placement, TableE
 from golden.machine import Machine
 from golden.ppu import PostParams
 from golden.program.descriptor import ALL_STEPS, BYTES, LIMITS, Opcode, encode
-from golden.program.network import Conv, Node, Parameters, TensorShape, written_shape
+from golden.program.network import Conv, Node, Parameters, TensorShape, computed_shape, written_shape
 from golden.program.pack import Packing, aligned
 
 __all__ = ["Channel", "Emitter", "Place", "Run", "unlabelled"]
@@ -95,6 +95,7 @@ class Emitter:
         self._descriptors: list[tuple[Opcode, dict[str, int]]] = []
         self._payload = bytearray()
         self._offsets: dict[bytes, int] = {}
+        self.layers: dict[int, str] = {}        # by descriptor, what its node is called
         # Since the last LOAD that waited: nibbles that layers and stores read or write, bytes that stores write.
         self._chip_used: list[tuple[int, int]] = []
         self._host_written: list[tuple[int, int]] = []
@@ -153,11 +154,13 @@ class Emitter:
         self._chip_used += [(place.base, place.end) for place in (*inputs, out, *([residual] if residual else []))]
 
     def parts(self, node: Node) -> list[tuple[int, int]]:
-        """Output channels, first and end, of the descriptors that the node is split into: whole k-tiles of them."""
+        """Output channels, first and end, of the descriptors that a node is split into: k-tiles, shared out evenly."""
         cols, most = self.machine.cols, self.machine.param_depth // 2
         step = most // self._blocks(node.post)
         if step < node.outputs:
-            step = step // cols * cols
+            k_tiles, step = -(-node.outputs // cols), step // cols * cols
+        if 0 < step < node.outputs:
+            step = -(-k_tiles // -(-node.outputs // step)) * cols
         if step == 0:
             raise LayerError(f"layer {node.name!r}: {self.blocks} parameter blocks of one k-tile of {cols} channels; "
                              f"param_depth/2={most}")
@@ -166,12 +169,12 @@ class Emitter:
     def _part(self, node: Node, first: int, end: int, inputs: Sequence[Place], residual: Place | None,
               out: Place) -> None:
         """The output channels from `first` to `end` of a layer."""
-        factor = 4 if node.transform == "space_to_depth" else 1
+        machine, factor = self.machine, 4 if node.transform == "space_to_depth" else 1
         out = out.channels(factor * first, factor * end)
         residual = residual.channels(first, end) if residual else None
         post = Parameters(node.post.M[:, first:end], node.post.R[:, first:end], node.post.B[:, first:end],
                           node.post.shift, node.post.dead_zone)
-        _, samples, height, width = inputs[0].tensor.shape
+        _, samples, height, width = computed_shape(node, inputs[0].tensor.shape)
         values = {"mask": node.mask} | self._result(node, end - first, samples, height, width, residual, out)
         values |= self._parameters(node, post)
         self._check(node, values)
@@ -180,12 +183,17 @@ class Emitter:
         if isinstance(node, Conv):
             values |= self._convolution(node, first, end, post, inputs, residual, out)
         else:
-            fmt, stride = inputs[0].tensor.fmt, samples * height * width
+            fmt, stride = inputs[0].tensor.fmt, int(np.prod(inputs[0].tensor.shape[1:]))
+            parts = 4 if node.strided else 1
+            if node.strided and width not in machine.strided_widths:
+                raise LayerError(f"layer {node.name!r}: a result {width} pixels wide cannot be read with a stride; "
+                                 f"widths that can are {', '.join(map(str, machine.strided_widths)) or 'none'}")
             values |= {"x_wide": fmt.planes - 1, "x_signed": int(fmt.signed), "x_channel": fmt.planes * stride,
-                       "x_plane": stride}
-            start = inputs[0].channels(first, end)
+                       "x_plane": stride, "x_strided": int(node.strided)}
+            start = inputs[0].channels(first // parts, end // parts)
             values |= {"in0_base": start.base, "in0_end": start.end}
         self._check(node, values)
+        self.layers[len(self._descriptors)] = node.name
         self._descriptors.append((Opcode.CONV if isinstance(node, Conv) else Opcode.ELEMENTWISE, values))
 
     def _check(self, node: Node, values: dict[str, int]) -> None:
@@ -258,7 +266,7 @@ class Emitter:
             "weights": self._add(b"".join(packing.pack_ktile(tile, scales, one_tap)
                                           for tile, scales in zip(weights, codes, strict=True))),
             "words": weights.shape[1], "one_tap": int(one_tap), "groups": codes.shape[1],
-            "even": int(image.fields["even"]),
+            "even": int(image.fields["even"]), "upsampled": int(node.upsampled),
         }
 
     def _add(self, raw: bytes) -> int:
@@ -285,7 +293,8 @@ def _image(node: Conv, first: int, end: int, post: Parameters, inputs: Sequence[
         node.name, tuple(_blank(place.tensor.shape, place.tensor.fmt) for place in inputs), node.weights[first:end],
         node.w_fmt, node.codes[first:end], node.group,
         PostParams(post.M[:1], post.R[:1], post.B[:1], post.shift, post.dead_zone, block), out.tensor.fmt,
-        None if residual is None else _blank(residual.tensor.shape, residual.tensor.fmt), node.transform)
+        None if residual is None else _blank(residual.tensor.shape, residual.tensor.fmt), node.transform,
+        node.upsampled)
     assert out.tensor.shape == written_shape((end - first, *layer.in_shape[1:]), node.transform)
     placement = Placement(tuple(place.base for place in inputs), residual.base if residual else 0, out.base,
                           max(place.end for place in (*inputs, out)))

@@ -119,7 +119,7 @@ def accumulate(machine: Machine, item: Descriptor, samples: int, entries: Sequen
         scales = scale.value(codes)
     except ValueError as error:
         raise UndefinedResult(str(error)) from None
-    pixels = item["pixels"]
+    pixels, factor = item["pixels"], 1 + item["upsampled"]
     psum = 1 << machine.psum_bits - 1
     acc = np.zeros((outputs, pixels), np.int64)
     alive = dict(zip(map(id, entries), np.logical_not(dead), strict=True))
@@ -134,7 +134,8 @@ def accumulate(machine: Machine, item: Descriptor, samples: int, entries: Sequen
             _need(not (item["one_tap"] and entry.taps != CENTRE_TAP), "an entry names a tap that is not stored")
             if not alive[id(entry)]:
                 continue
-            image = _plane(memory, entry.base, pixels, entry.a_signed).reshape(samples, height, width)
+            image = _plane(memory, entry.base, pixels // factor ** 2, entry.a_signed)
+            image = image.reshape(samples, height // factor, width // factor).repeat(factor, 1).repeat(factor, 2)
             padded = np.pad(image, ((0, 0), (1, 1), (1, 1)))
             for tap in range(KERNEL_LINES ** 2):
                 if entry.taps >> tap & 1:
@@ -154,9 +155,14 @@ def accumulate(machine: Machine, item: Descriptor, samples: int, entries: Sequen
 
 def elementwise_input(machine: Machine, item: Descriptor, samples: int, memory: Uint8Array) -> Int64Array:
     """x of an ELEMENTWISE, int64 [K, N, H, W]; raises as `accumulate`."""
-    shape = _shape(item, machine, samples)
+    outputs, _, height, width = _shape(item, machine, samples)
     fmt = tensor_format(item["x_wide"], item["x_signed"])
-    return _read(memory, item["in0_base"], item["x_channel"], item["x_plane"], fmt, shape)
+    if not item["x_strided"]:
+        return _read(memory, item["in0_base"], item["x_channel"], item["x_plane"], fmt,
+                     (outputs, samples, height, width))
+    x = _read(memory, item["in0_base"], item["x_channel"], item["x_plane"], fmt,
+              (-(-outputs // 4), samples, 2 * height, 2 * width))
+    return space_to_depth(Tensor(x, fmt)).values[:outputs]
 
 
 def _read(memory: Uint8Array, base: int, channel: int, plane: int, fmt: Format,

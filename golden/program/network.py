@@ -1,7 +1,7 @@
 """Small description of a network, from which `golden.program.tiler` makes a program.
 
 Tensors have names. A node reads tensors and makes one; nodes are listed in the order in which they run. Numbers are
-integers as the hardware takes them; `golden.quantise` and `golden.workload` make them.
+integers as the hardware takes them; `golden.quant.weights` and `golden.workload` make them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from golden.layer import LayerError, Transform
 from golden.ppu import PostParams
 from golden.program.descriptor import ALL_STEPS
 
-__all__ = ["Conv", "Elementwise", "Input", "Network", "Node", "Parameters", "TensorShape", "written_shape"]
+__all__ = ["Conv", "Elementwise", "Input", "Network", "Node", "Parameters", "TensorShape", "computed_shape",
+           "written_shape"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Conv:
         Bit s: it runs in time step s. In the others its output stays as it is.
     detection : Detection, optional
         How the output is labelled; by default it is not, and all its channels go to dense arrays.
+    upsampled : bool
+        The inputs are read with each pixel as 2x2 pixels.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Conv:
     transform: Transform = "none"
     mask: int = ALL_STEPS
     detection: Detection | None = None
+    upsampled: bool = False
 
     @property
     def outputs(self) -> int:
@@ -124,7 +128,13 @@ class Conv:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Elementwise:
-    """The post-processor alone: y = clamp((x*M + B + residual*R + half) >> S); members as of `Conv`."""
+    """The post-processor alone: y = clamp((x*M + B + residual*R + half) >> S); members as of `Conv`.
+
+    Parameters
+    ----------
+    strided : bool
+        x is the space-to-depth form of the input, for which that is read with stride 2; `post` is of its 4*C channels.
+    """
 
     name: str
     inputs: tuple[str]
@@ -135,6 +145,7 @@ class Elementwise:
     transform: Transform = "none"
     mask: int = ALL_STEPS
     detection: Detection | None = None
+    strided: bool = False
 
     @property
     def outputs(self) -> int:
@@ -192,8 +203,8 @@ class Network:
         """All tensors by name, as they are in memory."""
         tensors = {item.name: TensorShape(item.shape, item.fmt) for item in self.inputs}
         for node in self.nodes:
-            shape = tensors[node.inputs[0]].shape
-            tensors[node.output] = TensorShape(written_shape((node.outputs, *shape[1:]), node.transform), node.out_fmt)
+            shape = computed_shape(node, tensors[node.inputs[0]].shape)
+            tensors[node.output] = TensorShape(written_shape(shape, node.transform), node.out_fmt)
         return tensors
 
     @property
@@ -205,6 +216,16 @@ class Network:
     def blocks(self) -> int:
         """Parameter blocks that a batch chooses from."""
         return max(node.post.blocks for node in self.nodes)
+
+
+def computed_shape(node: Node, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """K, N, H, W of a node's result before its write transform, from the shape of its first input."""
+    _, samples, height, width = shape
+    if isinstance(node, Conv) and node.upsampled:
+        height, width = 2 * height, 2 * width
+    if isinstance(node, Elementwise) and node.strided:
+        height, width = height // 2, width // 2
+    return node.outputs, samples, height, width
 
 
 def written_shape(shape: tuple[int, int, int, int], transform: Transform) -> tuple[int, int, int, int]:
@@ -238,8 +259,11 @@ def _checked(node: Node, tensors: Mapping[str, TensorShape], blocks: int) -> Ten
              f"codes of the shape {node.codes.shape} for {node.outputs} outputs and {channels} channels in groups of "
              f"{node.group}")
     else:
+        channels *= 4 if node.strided else 1
         need(node.outputs == channels, f"parameters of {node.outputs} channels for {channels}")
-    shape = (node.outputs, *inner)
+        need(not node.strided or inner[1] % 2 == inner[2] % 2 == 0,
+             f"a stride needs an even width and height, not {inner[2]} x {inner[1]}")
+    shape = computed_shape(node, tensors[node.inputs[0]].shape)
     if node.residual:
         need(tensors[node.residual].shape == shape,
              f"its residual has the shape {tensors[node.residual].shape}, its result {shape}")
@@ -248,6 +272,6 @@ def _checked(node: Node, tensors: Mapping[str, TensorShape], blocks: int) -> Ten
              f"parameters of the shape {array.shape} for {node.post.blocks} blocks of {node.outputs} channels")
     need(node.post.blocks in (1, blocks), f"it has {node.post.blocks} parameter blocks, others have {blocks}")
     need(0 <= index(node.mask) <= ALL_STEPS, f"mask={node.mask:#x} is not one of 64 bits")
-    need(node.transform != "space_to_depth" or inner[1] % 2 == inner[2] % 2 == 0,
-         f"space_to_depth needs an even width and height, not {inner[2]} x {inner[1]}")
+    need(node.transform != "space_to_depth" or shape[2] % 2 == shape[3] % 2 == 0,
+         f"space_to_depth needs an even width and height, not {shape[3]} x {shape[2]}")
     return TensorShape(written_shape(shape, node.transform), node.out_fmt)

@@ -7,7 +7,7 @@ from golden.formats import ScaleFormat, Tensor
 from golden.layout import space_to_depth, upsample2
 from golden.machine import Machine
 from golden.ppu import postprocess
-from golden.program.network import Conv, Network, Node
+from golden.program.network import Conv, Elementwise, Network, Node
 
 __all__ = ["run_network", "run_node"]
 
@@ -15,6 +15,10 @@ __all__ = ["run_network", "run_node"]
 def run_node(machine: Machine, node: Node, tensors: Mapping[str, Tensor], sample_block: Sequence[int]) -> Tensor:
     """Return the tensor that a node makes; raises as `golden.conv.conv` and `golden.ppu.postprocess`."""
     inputs = [tensors[name] for name in node.inputs]
+    if isinstance(node, Conv) and node.upsampled:
+        inputs = [upsample2(tensor) for tensor in inputs]
+    if isinstance(node, Elementwise) and node.strided:
+        inputs = [space_to_depth(tensor) for tensor in inputs]
     if isinstance(node, Conv):
         scale = ScaleFormat(machine.scale_exp_bits, machine.scale_man_bits)
         acc = conv(inputs, node.weights, node.w_fmt, node.codes, node.group, scale)

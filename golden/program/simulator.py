@@ -84,7 +84,7 @@ class _Batch:
 
 
 @dataclass
-class _Run:
+class RunState:
     """What lives as long as a run."""
 
     count: int
@@ -145,7 +145,7 @@ class Simulator:
         """
         if not 0 <= step < STEPS:
             raise ValueError(f"step={step} is not legal: it must be from 0 to {STEPS - 1}")
-        run, index = _Run(count, step), 0
+        run, index = RunState(count, step), 0
         try:
             while self._step(run, index):
                 index += 1
@@ -160,7 +160,7 @@ class Simulator:
         """Reset the engine, as after an error: memories and labels stay, the refresh policy begins anew."""
         self.policy = fresh(self.policy)
 
-    def _step(self, run: _Run, index: int) -> bool:
+    def _step(self, run: RunState, index: int) -> bool:
         """Execute a descriptor; whether the run goes on."""
         if index >= run.count:
             raise _Stop(ErrorCode.NO_END, f"there are {run.count} descriptors and no END")
@@ -187,7 +187,7 @@ class Simulator:
                 self._layer(item, run)
         return True
 
-    def _batch(self, item: Descriptor, run: _Run) -> _Batch:
+    def _batch(self, item: Descriptor, run: RunState) -> _Batch:
         beat, blocks, samples = self.packing.beat_bytes, item["blocks"], item["samples"]
         numbers = [int.from_bytes(self.data[start:start + 2], "little")
                    for start in range(item["offset"], item["offset"] + (blocks + samples) * beat, beat)]
@@ -198,7 +198,7 @@ class Simulator:
                 raise _Stop(ErrorCode.BATCH, f"sample {number} names block {sample} of {blocks}")
         return batch
 
-    def _transfer(self, item: Descriptor, run: _Run) -> None:
+    def _transfer(self, item: Descriptor, run: RunState) -> None:
         packing = self.packing
         nibbles, size = item["beats"] * packing.beat_nibbles, item["beats"] * packing.beat_bytes
         for number in range(item["runs"]):
@@ -211,7 +211,7 @@ class Simulator:
                 self.data[host:host + size] = pack_nibbles(self.memory[chip:chip + nibbles]).tobytes()
                 run.traffic.stores += size
 
-    def _layer(self, item: Descriptor, run: _Run) -> None:
+    def _layer(self, item: Descriptor, run: RunState) -> None:
         assert run.batch is not None    # checked
         samples = len(run.batch.samples)
         if item.opcode == Opcode.CONV:
@@ -232,7 +232,7 @@ class Simulator:
             detection = Detection(bool(item["balance"]), item["label_limit"], item["dense_cost"], item["bin_shift"])
             self.labels.detect(item["label_first"], item["label_slot"], result.nonzeros, detection, refresh)
 
-    def _convolve(self, item: Descriptor, run: _Run, samples: int) -> Int64Array:
+    def _convolve(self, item: Descriptor, run: RunState, samples: int) -> Int64Array:
         beat, packing = self.packing.beat_bytes, self.packing
         starts = range(item["table"], item["table"] + item["table_count"] * beat, beat)
         table = [packing.unpack_entry(self.program[start:start + beat]) for start in starts]
@@ -248,7 +248,7 @@ class Simulator:
         return accumulate(self.machine, item, samples, [entry.entry for entry in table], dead,
                           weight_tiles(packing, item, self.program), self.memory)
 
-    def _parameters(self, item: Descriptor, run: _Run, blocks: list[int]) -> Int64Array:
+    def _parameters(self, item: Descriptor, run: RunState, blocks: list[int]) -> Int64Array:
         """M, R, B of the blocks that are loaded, [blocks, K, 3]."""
         packing, outputs = self.packing, item["outputs"]
         offsets = block_offsets(item, blocks)

@@ -21,7 +21,8 @@ from golden.machine import Machine
 from golden.program.bundle import HostTensor, Program
 from golden.program.descriptor import ALIGNMENT, ALL_STEPS
 from golden.program.emit import Channel, Emitter, Place, Run, unlabelled
-from golden.program.network import Network, Node, TensorShape, written_shape
+from golden.program.lower import lower
+from golden.program.network import Conv, Network, Node, TensorShape, computed_shape, written_shape
 from golden.program.pack import Packing, aligned
 from golden.program.placement import plan
 
@@ -54,11 +55,16 @@ def tile(network: Network, machine: Machine, blocks: int | None = None) -> Progr
     if not 1 <= blocks <= network.samples:
         raise ValueError(f"blocks={blocks} is not legal: a batch of {network.samples} samples mixes 1 to "
                          f"{network.samples}")
-    kept = _kept(network)
-    try:
-        return _Tiler(network, machine, blocks, kept, set()).program()
-    except _NoRoom:
-        return _Tiler(network, machine, blocks, set(), kept).program()
+    kept, plainly = _kept(network), set[str]()
+    while True:
+        lowered = lower(network, machine, plainly)
+        try:
+            try:
+                return _Tiler(lowered, machine, blocks, kept, set()).program()
+            except _NoRoom:
+                return _Tiler(lowered, machine, blocks, set(), kept).program()
+        except _NoBands as error:
+            plainly.add(error.node)
 
 
 def _kept(network: Network) -> set[str]:
@@ -74,6 +80,14 @@ def _reads(node: Node) -> list[str]:
 
 class _NoRoom(Exception):
     """The tensors that are kept on chip leave too little room."""
+
+
+class _NoBands(Exception):
+    """A node that rearranges what it reads does not fit; plainly it may run in bands."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
 
 
 @dataclass
@@ -164,7 +178,7 @@ class _Tiler:
         self.emitter.end()
         code, count = self.emitter.program()
         return Program(code, count, self.data_size, samples, self.emitter.blocks, self.machine.bus_bits, self.host,
-                       self.labels)
+                       self.labels, self.emitter.layers)
 
     # Places.
 
@@ -206,7 +220,8 @@ class _Tiler:
         """Run a node on whole tensors; False if they do not fit."""
         reads, out = _reads(node), node.output
         needed = sum(self._beats(name) for name in (*reads, out))
-        if needed > self.memory.beats or self.tensors[reads[0]].shape[2] > self._most_lines():
+        lines = computed_shape(node, self.tensors[reads[0]].shape)[2]
+        if needed > self.memory.beats or max(lines, self.tensors[reads[0]].shape[2]) > self._most_lines():
             return False
         if needed > self.memory.beats - sum(self._beats(name) for name in self.kept - {*reads, out}):
             raise _NoRoom
@@ -273,6 +288,8 @@ class _Tiler:
     def _bands(self, node: Node) -> None:
         """Run a node in bands, from the data region to the data region."""
         out, reads = node.output, _reads(node)
+        if node.upsampled if isinstance(node, Conv) else node.strided:
+            raise _NoBands(node.name)
         if self.kept & {*reads, out}:
             raise _NoRoom
         for name in [name for name in self.memory.used if name not in self.kept]:

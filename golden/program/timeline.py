@@ -21,9 +21,9 @@ from golden.program.bundle import Program
 from golden.program.checks import block_offsets
 from golden.program.descriptor import BYTES, Descriptor, Opcode, decode
 from golden.program.labels import LabelTable
-from golden.program.simulator import Simulator, _Run
+from golden.program.simulator import RunState, Simulator
 from golden.scheduler import schedule
-from golden.work import HANDOVER_CYCLES, LayerWork, ListWork
+from golden.work import HANDOVER_CYCLES, LayerWork, ListWork, nonzero_planes
 
 __all__ = ["ProgramCounters", "predict_program"]
 
@@ -75,7 +75,7 @@ class _Recorder(Simulator):
         self.labels: _TimedLabels = _TimedLabels(machine.label_depth, machine.label_slots)
         self.works: list[tuple[LayerWork, int]] = []    # with the cycles of its labelling
 
-    def _layer(self, item: Descriptor, run: _Run) -> None:
+    def _layer(self, item: Descriptor, run: RunState) -> None:
         work = self._work(item)
         self.labels.cycles = 0
         super()._layer(item, run)
@@ -83,7 +83,7 @@ class _Recorder(Simulator):
 
     def _work(self, item: Descriptor) -> LayerWork:
         machine, packing = self.machine, self.packing
-        width, height, pixels = item["width"], item["height"], item["pixels"]
+        width, height = item["width"], item["height"]
         is_conv, table = item.opcode == Opcode.CONV, []
         if is_conv:
             beat = packing.beat_bytes
@@ -92,10 +92,10 @@ class _Recorder(Simulator):
         labels = [self.labels.read(entry.label, entry.slot) for entry in table]
         lists = schedule(table, labels, machine, even=bool(item.get("even")))
         places = {(place.entry.base, place.entry.weight): number for number, place in enumerate(table)}
-        planes = [self.memory[(place.entry.base + np.arange(pixels)) % self.memory.size] for place in table]
         reads = (item["res_wide"] + 1 if item["residual"] else 0) + (0 if is_conv else item["x_wide"] + 1)
         return LayerWork(
-            nonzero=(np.array(planes, np.uint8) != 0).reshape(len(table), pixels // (height * width), height, width),
+            nonzero=nonzero_planes(self.memory, [place.entry for place in table],
+                                   (item["pixels"] // (height * width), height, width), bool(item.get("upsampled"))),
             taps=np.array([place.entry.taps for place in table], np.int64),
             lists=[ListWork(np.array([places[entry.base, entry.weight] for entry in share], np.int64),
                             np.array([entry.last for entry in share], bool)) for share in lists],

@@ -2,35 +2,32 @@
 
 A layer's real activations at a time step are quantised with one scale per tensor and time step (the temporal parallel
 quantiser of DilateQuant, arXiv 2409.14307, section 4.2), its weights with one scale code per output channel and group.
-All that is real-valued is folded into the post-processor's parameters, for each output channel k and class:
-
-    y / s_out = acc * gain + offset + residual * s_res / s_out
-    gain      = channel_scale * s_in * factor / s_out         factor, shift: modulation by time step and class
-    offset    = (bias * factor + shift) / s_out               (1 and 0 where a layer has none)
-
-each times 2**S, rounded: M, B and R.
+All that is real-valued, modulation by time step and class included, is folded into the post-processor's parameters
+(`golden.graph.integer`). There is a parameter block for each time step and class: block step * 10 + class.
 """
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from golden.formats import S8, U4, Format, Int64Array, ScaleFormat, Tensor
+from golden.formats import ScaleFormat, Tensor
+from golden.graph.calibrate import affine
+from golden.graph.graph import Node
+from golden.graph.integer import Quantisation, in_memory, parameters, selected
 from golden.layer import Layer, Transform
-from golden.layout import space_to_depth, space_to_depth_weights
-from golden.ppu import FACTOR_BITS, PostParams
-from golden.quantise import Float64Array, Method, QuantisedWeights, quantise, quantise_per_channel
+from golden.layout import space_to_depth
+from golden.ppu import PostParams
+from golden.quant.activations import Calibration
+from golden.quant.model import QuantisedModel
+from golden.quant.recipe import Recipe, quantise_model
+from golden.quant.weights import Float64Array, QuantisedWeights
 from golden.workload.sampler import SIGMA_MAX, STEPS, Trajectory, sample, sigma_schedule
-from golden.workload.unet import CLASSES, NETWORK, Activations, Float32Array, Node, Weights, embedding, load, modulation
+from golden.workload.unet import CLASSES, DEFAULT_MODEL, GRAPH, MODELS, NETWORK, ModelInfo, embedding, load, modulation
 
 LAYERS = tuple(node.name for node in NETWORK)
-EIGHT_BIT_WEIGHTS = ("conv_in", "conv_out")
-SIGNED_TENSORS = ("x", "F", "u3.skip", "u1.skip")
-NARROW_SCALES = ScaleFormat(exp_bits=1, man_bits=3)
-SMALLEST_LARGEST_FACTOR = 16
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Workload:
 
     Parameters
     ----------
-    channels : int
-        The model, 16 or 32 channels at 8x8.
+    model : str
+        One of `golden.workload.unet.MODELS`, with ReLU.
     samples : int
         Digits in the batch, of the classes 0, 1, ..., 9, 0, ...
     seed : int
@@ -49,42 +46,91 @@ class Workload:
         Noise level of step 0.
     steps : int
         Noise levels.
-    group : int
-        Input channels per scale code.
-    scale_format : ScaleFormat
-        Window of the scale codes. The default, UE1M3, has the values 0 to 15; its codes are the lowest of every wider
-        window, so they run on any hardware with three mantissa bits. Against UE4M3 it loses less than 0.05 dB of weight
-        precision and needs 13 to 14 accumulator bits less. In a layer with a residual, where R bounds S, it also
-        leaves M bits enough, as wide windows do not.
-    method : str
-        As of `golden.quantise.quantise`.
+    recipe : Recipe
+        How the model is quantised. The default's scale codes have the window UE1M3, the values 0 to 15; they are the
+        lowest of every wider window, so they run on any hardware with three mantissa bits. Against UE4M3 it loses less
+        than 0.05 dB of weight precision and needs 13 to 14 accumulator bits less. In a layer with a residual, where R
+        bounds S, it also leaves M bits enough, as wide windows do not.
+    quantised : QuantisedModel or path of one, optional
+        A network that is quantised already. Model, steps and sigma_max are then those that it was made for, and need
+        not be given; the recipe plays no part.
 
     Raises
     ------
     ValueError
-        If `channels`, `samples`, `sigma_max` or `steps` is illegal.
+        If `model`, `samples`, `sigma_max` or `steps` is illegal, or does not agree with `quantised`.
+    OSError
+        If the file cannot be read.
     """
 
-    channels: int = 32
+    model: str = DEFAULT_MODEL
     samples: int = CLASSES
     seed: int = 0
     sigma_max: float = SIGMA_MAX
     steps: int = STEPS
-    group: int = 8
-    scale_format: ScaleFormat = NARROW_SCALES
-    method: Method = "mse"
+    recipe: Recipe = field(default_factory=Recipe)
+    quantised: QuantisedModel | Path | str | None = None
 
     def __post_init__(self) -> None:
-        load(self.channels)
+        if self.quantised is not None:
+            self._take(QuantisedModel.load(self.quantised) if isinstance(self.quantised, (Path, str))
+                       else self.quantised)
+        load(self.model)
+        if self.info.activation != "relu":
+            raise ValueError(f"model {self.model} has {self.info.activation}; the integer layers have ReLU")
         sigma_schedule(self.steps, self.sigma_max)
         if operator.index(self.samples) < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
+
+    def _take(self, quantised: QuantisedModel) -> None:
+        """Take over what a quantised model says."""
+        if quantised.model not in MODELS:
+            raise ValueError(f"the quantised network was made of the model {quantised.model!r}; there is "
+                             f"{', '.join(MODELS)}")
+        sigmas = quantised.sigmas
+        made = {"model": quantised.model, "steps": quantised.steps, "sigma_max": float(sigmas[0])}
+        for name, value in made.items():
+            given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if given not in (value, default):
+                raise ValueError(f"{name}={given} is not legal: the quantised network was made for {value}")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "quantised", quantised)
+        if not np.allclose(sigmas, sigma_schedule(self.steps, self.sigma_max), rtol=1e-6):
+            raise ValueError("the quantised network was made for other noise levels than those of the sampler")
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the model."""
+        return MODELS[self.model]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.info.image_size, self.info.image_size
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """The float sampling run whose activations the layers see and are calibrated on."""
         labels = np.arange(self.samples) % CLASSES
-        return sample(load(self.channels), labels, steps=self.steps, sigma_max=self.sigma_max, seed=self.seed)
+        return sample(load(self.model), labels, steps=self.steps, sigma_max=self.sigma_max, seed=self.seed,
+                      info=self.info)
+
+    @cached_property
+    def network(self) -> QuantisedModel:
+        """The quantised network: the one that was given, or one calibrated on the trajectory."""
+        if isinstance(self.quantised, QuantisedModel):
+            return self.quantised
+        return quantise_model(load(self.model), self.recipe, Calibration(self.model, self.trajectory))
+
+    @cached_property
+    def quantisation(self) -> Quantisation:
+        """The network's numbers, with a parameter block for each time step and class: block step * 10 + class."""
+        network, rest = self.network, self.network.rest
+        e = embedding(rest, network.sigmas.repeat(CLASSES), np.tile(np.arange(CLASSES), network.steps))
+        factors, shifts = affine(GRAPH, rest, {name: len(weights.q) for name, weights in network.weights.items()},
+                                 network.steps * CLASSES, lambda name: modulation(rest, name, e))
+        scales = {name: scale.repeat(CLASSES) for name, scale in network.scales.items()}
+        return Quantisation(network.weights, network.formats, scales, factors, shifts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +149,7 @@ class RealLayer:
     scale_format : ScaleFormat
         What the layer's scale codes mean.
     channel_scale : float64 [K]
-        As of `golden.quantise.QuantisedWeights`.
+        As of `golden.quant.weights.QuantisedWeights`.
     in_scale, out_scale : float
         The activation that 1 stands for in the inputs and in the output.
     reference : float64 [K, N, H, W]
@@ -139,7 +185,7 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     step : int
         0 (noise) to the workload's last (image).
     workload : Workload
-        Sampled when first used, in a fraction of a second, and kept with its activations as long as the object.
+        Sampled and calibrated when first used, and kept with its activations as long as the object.
 
     Raises
     ------
@@ -148,99 +194,41 @@ def real_layer(name: str, step: int, workload: Workload = DEFAULT) -> RealLayer:
     """
     if name not in LAYERS:
         raise ValueError(f"there is no layer {name!r}, only {', '.join(LAYERS)}")
-    if not 0 <= operator.index(step) < workload.steps:
-        raise ValueError(f"step must be in [0, {workload.steps - 1}], not {step}")
-    node = NETWORK[LAYERS.index(name)]
-    model = load(workload.channels)
-    run = workload.trajectory
+    check_step(step, workload)
+    node, network, run = NETWORK[LAYERS.index(name)], workload.network, workload.trajectory
     tensors = run.activations[step]
-
-    s_in, s_out = _scale(tensors, node.inputs[0]), _scale(tensors, node.output)
-    inputs = tuple(_quantised(tensors, name, s_in) for name in node.inputs)
-    weights = _weights(model, node, workload)
+    inputs = tuple(quantised_tensor(name, step, workload) for name in node.inputs)
     if node.stride == 2:
         inputs = tuple(space_to_depth(tensor) for tensor in inputs)
-        weights = replace(weights, q=space_to_depth_weights(weights.q), group=4 * weights.group)
-    residual, s_res = None, 0.0
-    if node.residual is not None:
-        s_res = _scale(tensors, node.residual)
-        residual = _quantised(tensors, node.residual, s_res)
-
-    factor, shift, sample_block = _modulation(model, node, float(run.sigmas[step]), run.labels)
-    gain = weights.channel_scale * s_in / s_out * factor
-    offset = (model[f"{name}.bias"] * factor + shift) / s_out
-    reference = tensors[node.output].astype(np.float64) / s_out
+    residual = None if node.residual is None else quantised_tensor(node.residual, step, workload)
+    classes, sample_block = np.unique(run.labels, return_inverse=True)
+    post = selected(parameters(node, workload.quantisation), [step * CLASSES + label for label in classes])
+    in_scale, out_scale = (float(network.scales[tensor][step]) for tensor in (node.inputs[0], node.output))
+    reference = tensors[node.output].astype(np.float64) / out_scale
     if node.upsample:
         reference = reference[:, :, ::2, ::2]
-    post = _post_params(name, gain, offset, s_res / s_out, sample_block)
-    layer = Layer(name, inputs, weights.q, weights.fmt, weights.codes, weights.group, post, _format(node.output),
-                  residual, _transform(node))
-    return RealLayer(layer, step, weights.scale_format, weights.channel_scale, s_in, s_out, reference)
+    weights = in_memory(node, network.weights[name])
+    layer = Layer(name, inputs, weights.q, weights.fmt, weights.codes, weights.group,
+                  PostParams(post.M, post.R, post.B, post.shift, post.dead_zone,
+                             sample_block if post.blocks > 1 else 0 * sample_block),
+                  network.formats[node.output], residual, _transform(node))
+    return RealLayer(layer, step, weights.scale_format, weights.channel_scale, in_scale, out_scale, reference)
 
 
-def activation_scale(values: Float32Array, fmt: Format) -> float:
-    """The step with the least squared error of quantising values [...], of 61 from 40 to 100 % of the min-max step."""
-    largest = float(np.abs(values).max())
-    if largest == 0:
-        return 1.0
-    steps = largest / fmt.max * np.linspace(0.4, 1.0, 61)
-    errors = [np.square(step * _rounded(values, step, fmt) - values).mean() for step in steps]
-    return float(steps[np.argmin(errors)])
+def check_step(step: int, workload: Workload) -> None:
+    """Raise ValueError if the workload has no such time step."""
+    if not 0 <= operator.index(step) < workload.steps:
+        raise ValueError(f"step must be in [0, {workload.steps - 1}], not {step}")
 
 
-def _rounded(values: Float32Array, step: float, fmt: Format) -> Float64Array:
-    return np.clip(np.rint(values.astype(np.float64) / step), fmt.min, fmt.max)
-
-
-def _format(tensor: str) -> Format:
-    return S8 if tensor in SIGNED_TENSORS else U4
-
-
-def _scale(tensors: Activations, name: str) -> float:
-    """The scale of a tensor; those that are concatenated anywhere have one scale, for a layer has one M for both."""
-    sharing: Sequence[str] = next((node.inputs for node in NETWORK if len(node.inputs) > 1 and name in node.inputs),
-                                  (name,))
-    return activation_scale(np.concatenate([tensors[shared].ravel() for shared in sharing]), _format(name))
-
-
-def _quantised(tensors: Activations, name: str, scale: float) -> Tensor:
-    fmt = _format(name)
-    return Tensor(_rounded(tensors[name], scale, fmt).astype(np.int64), fmt)
-
-
-def _weights(model: Weights, node: Node, workload: Workload) -> QuantisedWeights:
-    values = model[f"{node.name}.weight"]
-    if node.name in EIGHT_BIT_WEIGHTS:
-        return quantise_per_channel(values, workload.group, workload.scale_format)
-    return quantise(values, workload.group, workload.scale_format, method=workload.method)
-
-
-def _modulation(model: Weights, node: Node, sigma: float,
-                labels: Int64Array) -> tuple[Float64Array, Float64Array, Int64Array]:
-    """Factor and shift [blocks, K], and the block of each sample [N]: a block per class, or one for all."""
-    if node.modulation is None:
-        outputs = model[f"{node.name}.bias"].size
-        return np.ones((1, outputs)), np.zeros((1, outputs)), np.zeros(labels.size, dtype=np.int64)
-    classes, sample_block = np.unique(labels, return_inverse=True)
-    factor, shift = modulation(model, node.modulation, embedding(model, sigma, classes))
-    return factor.T.astype(np.float64), shift.T.astype(np.float64), sample_block
-
-
-def _post_params(name: str, gain: Float64Array, offset: Float64Array, residual_gain: float,
-                 sample_block: Int64Array) -> PostParams:
-    """Integer parameters with the largest S at which every M and R, after rounding, fits 16 bits."""
-    limit = (1 << (FACTOR_BITS - 1)) - 1
-    shift = int(np.floor(np.log2(limit / max(np.abs(gain).max(), residual_gain))))
-    m, r, b = (np.rint(np.ldexp(value, shift)).astype(np.int64)
-               for value in (gain, np.full_like(gain, residual_gain), offset))
-    if np.abs(m).max() < SMALLEST_LARGEST_FACTOR:
-        raise ValueError(f"layer {name!r}: at S = {shift}, the most that R allows, no |M| is above {np.abs(m).max()} "
-                         f"and {SMALLEST_LARGEST_FACTOR} is the least; use a narrower scale window (fewer exp_bits)")
-    return PostParams(M=m, R=r, B=b, shift=shift, dead_zone=0, sample_block=sample_block)
+def quantised_tensor(name: str, step: int, workload: Workload) -> Tensor:
+    """What the float network computed as a tensor at a time step, in the quantised network's integers."""
+    fmt, scale = workload.network.formats[name], workload.network.scales[name][step]
+    values = workload.trajectory.activations[step][name].astype(np.float64)
+    return Tensor(np.clip(np.rint(values / scale), fmt.min, fmt.max).astype(np.int64), fmt)
 
 
 def _transform(node: Node) -> Transform:
     if node.upsample:
         return "upsample"
-    read_with_stride = any(node.output in reader.inputs and reader.stride == 2 for reader in NETWORK)
-    return "space_to_depth" if read_with_stride else "none"
+    return "space_to_depth" if node.output in GRAPH.strided else "none"

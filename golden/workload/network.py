@@ -1,27 +1,45 @@
 """A time step of the trained network as one `golden.program.network.Network`: all its layers, joined by memory."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
-from golden.detector import Detection
 from golden.formats import Tensor
-from golden.program.network import Conv, Elementwise, Input, Network, Node, Parameters
-from golden.workload.layers import DEFAULT, RealLayer, Workload, real_layer
-from golden.workload.unet import CLASSES, NETWORK
-from golden.workload.unet import Node as Layer
+from golden.graph.integer import Detect, integer_network
+from golden.program.network import Network
+from golden.quant.weights import Float64Array
+from golden.workload.layers import DEFAULT, Workload, check_step, quantised_tensor
+from golden.workload.unet import CLASSES, GRAPH, INPUT, OUTPUT
 
-__all__ = ["NetworkStep", "step_network"]
+__all__ = ["BatchNetwork", "NetworkStep", "batch_network", "step_network"]
 
-Detect = Callable[[int], Detection]
+
+@dataclass(frozen=True, eq=False)
+class BatchNetwork:
+    """The network F for one batch, whose samples may be of different classes and at different time steps.
+
+    Parameters
+    ----------
+    network : Network
+        Its parameter blocks are those of all classes at the batch's time steps: block i * 10 + class is of the i-th of
+        these steps, in rising order.
+    sample_block : tuple of int
+        Parameter block of each sample.
+    in_scale, out_scale : float64 [N]
+        What 1 stands for in the input and in the output of each sample.
+    """
+
+    network: Network
+    sample_block: tuple[int, ...]
+    in_scale: Float64Array
+    out_scale: Float64Array
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkStep:
     """A network for one time step, its input, and the parameter block of each sample: its class.
-
-    The parameter block of a class is the class's number, whatever the samples are.
 
     Parameters
     ----------
@@ -29,103 +47,60 @@ class NetworkStep:
     inputs : dict
         Real activations by name.
     sample_block : tuple of int
-    in_scale, out_scale : float
-        The activation that 1 stands for in the input and in the output.
     """
 
     network: Network
     inputs: dict[str, Tensor]
     sample_block: tuple[int, ...]
-    in_scale: float
-    out_scale: float
 
 
-def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None = None,
-                 samples: int | None = None) -> NetworkStep:
-    """The network at a time step.
-
-    A tensor that is read with a stride is written as it is, and once more by space-to-depth: it has other readers too.
-    Where a layer adds an 8-bit residual and upsamples, the post-processor would read the residual for each of the many
-    small writes, so the result is upsampled in a pass of its own, which is faster. Skips run right before the layer
-    that adds them, for their 8-bit results are the largest tensors.
+def batch_network(steps: int | Sequence[int], labels: Sequence[int], workload: Workload = DEFAULT,
+                  detect: Detect | None = None) -> BatchNetwork:
+    """The network for a batch.
 
     Parameters
     ----------
-    step : int
-        0 (noise) to the workload's last.
+    steps : int or sequence of int
+        Time step of all samples, or of each: 0 (noise) to the workload's last.
+    labels : sequence of int
+        Class of each sample, 0 to 9.
     workload : Workload
-        Has a sample of every class, or there would be no parameters for it.
     detect : callable, optional
         From the pixels of a channel, N*H*W before upsampling, how a tensor is labelled; by default none is.
-    samples : int, optional
-        N, the first so many samples of the workload; by default all.
 
     Raises
     ------
     ValueError
-        If the workload lacks a class or has fewer samples.
+        If there are no such steps or classes, or not as many of both, or as `golden.graph.integer.parameters`.
+    """
+    numbers = list(steps) if isinstance(steps, Sequence) else [index(steps)] * len(labels)
+    if len(numbers) != len(labels) or not numbers:
+        raise ValueError(f"{len(numbers)} steps for {len(labels)} samples: there must be one for each, and a sample")
+    for number in numbers:
+        check_step(number, workload)
+    if wrong := [label for label in labels if not 0 <= index(label) < CLASSES]:
+        raise ValueError(f"there are the classes 0 to {CLASSES - 1}, not {wrong[0]}")
+    different = sorted(set(numbers))
+    blocks = [step * CLASSES + label for step in different for label in range(CLASSES)]
+    network = integer_network(GRAPH, workload.quantisation, {INPUT: workload.shape}, len(labels), blocks, detect)
+    sample_block = tuple(different.index(step) * CLASSES + int(label)
+                         for step, label in zip(numbers, labels, strict=True))
+    in_scale, out_scale = (workload.network.scales[name][numbers] for name in (INPUT, OUTPUT))
+    return BatchNetwork(network, sample_block, in_scale, out_scale)
+
+
+def step_network(step: int, workload: Workload = DEFAULT, detect: Detect | None = None,
+                 samples: int | None = None) -> NetworkStep:
+    """The network at a time step, on the activations of the workload's first so many samples; by default of all.
+
+    Raises
+    ------
+    ValueError
+        If the workload has fewer samples, or as `batch_network`.
     """
     samples = workload.samples if samples is None else samples
     if not 1 <= samples <= workload.samples:
         raise ValueError(f"samples={samples} is not legal: the workload has {workload.samples}")
-    if workload.samples < CLASSES:
-        raise ValueError(f"{workload.samples} samples are not all {CLASSES} classes; use at least {CLASSES}")
-    nodes: list[Node] = []
-    strided = {name for node in NETWORK if node.stride == 2 for name in node.inputs}
-    source: Tensor | None = None
-    in_scale = out_scale = 1.0
-    for node in _late_skips():
-        real = real_layer(node.name, step, workload)
-        layer, post = real.layer, real.layer.post
-        if source is None:
-            source = Tensor(layer.inputs[0].values[:, :samples], layer.inputs[0].fmt)
-            in_scale = real.in_scale
-        out_scale = real.out_scale
-        inputs = tuple(_strided(name) if node.stride == 2 else name for name in node.inputs)
-        apart = node.upsample and layer.residual is not None and layer.residual.fmt.planes > 1
-        detection = _detection(detect, real, samples)
-        nodes.append(Conv(
-            name=node.name, inputs=inputs, output=_small(node.output) if apart else node.output,
-            weights=layer.weights, w_fmt=layer.w_fmt, codes=layer.codes, group=layer.group, out_fmt=layer.out_fmt,
-            residual=node.residual,
-            post=Parameters(post.M, post.R, post.B, post.shift, post.dead_zone),
-            transform="upsample" if node.upsample and not apart else "none", detection=None if apart else detection))
-        one = np.ones((1, len(layer.weights)), np.int64)
-        copy = Parameters(one, 0 * one, 0 * one, 0)
-        if apart:
-            nodes.append(Elementwise(
-                name=f"{node.name} upsampled", inputs=(_small(node.output),), output=node.output, post=copy,
-                out_fmt=layer.out_fmt, transform="upsample", detection=detection))
-        if node.output in strided:
-            nodes.append(Elementwise(
-                name=f"{node.name} strided", inputs=(node.output,), output=_strided(node.output), post=copy,
-                out_fmt=layer.out_fmt, transform="space_to_depth", detection=_detection(detect, real, samples, 4)))
-    assert source is not None
-    first, last = NETWORK[0].inputs[0], NETWORK[-1].output
-    sample_block = tuple(int(label) for label in np.arange(samples) % CLASSES)
-    return NetworkStep(Network((Input(first, source.shape, source.fmt),), tuple(nodes), (last,)), {first: source},
-                       sample_block, in_scale, out_scale)
-
-
-def _late_skips() -> list[Layer]:
-    """The network's layers, those that only make a residual right before the one that adds it."""
-    read = {name for node in NETWORK for name in node.inputs}
-    late = {node.output: node for node in NETWORK if node.output not in read and node.output != NETWORK[-1].output}
-    order: list[Layer] = []
-    for node in NETWORK:
-        if node.output not in late:
-            order += [*([late[node.residual]] if node.residual in late else []), node]
-    return order
-
-
-def _strided(name: str) -> str:
-    return f"{name} strided"
-
-
-def _small(name: str) -> str:
-    return f"{name} before upsampling"
-
-
-def _detection(detect: Detect | None, real: RealLayer, samples: int, parts: int = 1) -> Detection | None:
-    _, _, height, width = real.layer.in_shape
-    return None if detect is None else detect(samples * height * width // parts)
+    made = batch_network(step, (np.arange(samples) % CLASSES).tolist(), workload, detect)
+    source = quantised_tensor(INPUT, step, workload)
+    return NetworkStep(made.network, {INPUT: Tensor(source.values[:, :samples], source.fmt)}, made.sample_block)

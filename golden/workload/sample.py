@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden.detector import Detection, balance_detection
 from golden.formats import Int64Array, Tensor
+from golden.graph.integer import balanced
 from golden.machine import Machine
 from golden.program.bundle import Program
 from golden.program.network import Conv, Network
 from golden.program.tiler import tile
+from golden.quant.weights import Float64Array
 from golden.workload.layers import Workload
-from golden.workload.network import step_network
+from golden.workload.network import batch_network
 from golden.workload.sampler import Images
+from golden.workload.unet import INPUT, OUTPUT
 
 __all__ = ["INPUT", "OUTPUT", "StepProgram", "input_zeros", "step_program"]
-
-INPUT, OUTPUT = "x", "F"
 
 
 @dataclass(frozen=True, eq=False)
 class StepProgram:
-    """The network F of one noise level for one batch.
+    """The network F for one batch.
 
     Parameters
     ----------
@@ -30,53 +30,53 @@ class StepProgram:
     program : Program
     sample_block : tuple of int
         Parameter block of each sample.
-    in_scale, out_scale : float
-        What 1 stands for in the tensors `INPUT` and `OUTPUT`.
+    in_scale, out_scale : float64 [N]
+        What 1 stands for in the tensors `INPUT` and `OUTPUT` of each sample.
     """
 
     network: Network
     program: Program
     sample_block: tuple[int, ...]
-    in_scale: float
-    out_scale: float
+    in_scale: Float64Array
+    out_scale: Float64Array
 
     def quantise(self, x: Images) -> Tensor:
-        """The program's input, s8, of a preconditioned image [1, N, 8, 8]; what is beyond the scale is clamped."""
+        """The program's input, s8, of a preconditioned image [1, N, H, W]; what is beyond the scale is clamped."""
         fmt = self.network.inputs[0].fmt
-        return Tensor(np.clip(np.rint(x / self.in_scale), fmt.min, fmt.max).astype(np.int64), fmt)
+        return Tensor(np.clip(np.rint(x / self.in_scale[:, None, None]), fmt.min, fmt.max).astype(np.int64), fmt)
 
     def real(self, output: Tensor) -> Images:
         """What the program's output stands for."""
-        values: Images = np.float64(self.out_scale) * output.values.astype(np.float64)
+        values: Images = self.out_scale[:, None, None] * output.values
         return values
 
 
-def step_program(step: int, labels: Sequence[int], machine: Machine, workload: Workload) -> StepProgram:
-    """Write the program of a noise level.
+def step_program(step: int | Sequence[int], labels: Sequence[int], machine: Machine,
+                 workload: Workload) -> StepProgram:
+    """Write the program of a noise level, or of several: samples of one batch may be at different ones.
+
+    A sample's result does not depend on which others are in its batch, nor on their noise levels.
 
     Parameters
     ----------
-    step : int
-        0 (noise) to the workload's last (image).
+    step : int, or sequence of int
+        Of all samples, or of each: 0 (noise) to the workload's last (image).
     labels : sequence of int
         Class of each sample, 0 to 9.
     machine : Machine
         The configuration. Channels are labelled so that its arrays have equal work.
     workload : Workload
-        The model, its calibration and its quantisation; has at least as many samples.
+        The model, its calibration and its quantisation.
 
     Raises
     ------
     ValueError
-        If the workload has too few samples.
+        As `golden.workload.network.batch_network`.
     golden.layer.LayerError, golden.conv.AccumulatorOverflow
         If the configuration cannot run the network.
     """
-    def detect(pixels: int) -> Detection:
-        return balance_detection(pixels, machine.dense, machine.sparse, machine.dense_taps)
-
-    made = step_network(step, workload, detect, len(labels))
-    return StepProgram(made.network, tile(made.network, machine), tuple(labels), made.in_scale, made.out_scale)
+    made = batch_network(step, labels, workload, balanced(machine))
+    return StepProgram(made.network, tile(made.network, machine), made.sample_block, made.in_scale, made.out_scale)
 
 
 def input_zeros(step: StepProgram, x: Tensor, nonzeros: Mapping[int, Int64Array]) -> dict[str, float | None]:

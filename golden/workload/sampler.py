@@ -8,18 +8,27 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from golden.workload.unet import CLASSES, IMAGE_SIZE, Activations, Float32Array, Weights, forward
+from golden.workload.unet import (
+    CLASSES,
+    DEFAULT_MODEL,
+    MODELS,
+    Activation,
+    Activations,
+    Float32Array,
+    ModelInfo,
+    Weights,
+    forward,
+)
 
 STEPS = 18
 SIGMA_MAX = 80.0
 SIGMA_MIN = 0.002
 RHO = 7.0
 SIGMA_DATA = 0.5
-PIXEL_MEAN, PIXEL_DEVIATION = 4.884, 6.017
 
 Solver = Literal["euler", "heun"]
 Images = NDArray[np.float64]
-RawNetwork = Callable[[Images, int], Images]    # F of a preconditioned image [1, N, 8, 8] at a noise level's number
+RawNetwork = Callable[[Images, int], Images]    # F of a preconditioned image [1, N, H, W] at a noise level's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +37,7 @@ class Trajectory:
 
     Parameters
     ----------
-    images : float32 [N, 8, 8]
+    images : float32 [N, H, W]
         The samples in pixel units, ink from 0 to 16.
     labels : integers [N]
         Class of each sample.
@@ -59,12 +68,13 @@ def sigma_schedule(steps: int = STEPS, sigma_max: float = SIGMA_MAX) -> NDArray[
     return np.linspace(sigma_max ** (1 / RHO), SIGMA_MIN ** (1 / RHO), steps) ** RHO
 
 
-def denoise(weights: Weights, x: Images, sigma: float, labels: ArrayLike) -> tuple[Images, Activations]:
+def denoise(weights: Weights, x: Images, sigma: float, labels: ArrayLike,
+            activation: Activation = "relu") -> tuple[Images, Activations]:
     """The denoiser D(x; sigma) = c_skip x + c_out F(c_in x) (table 1), and the tensors of the network F.
 
-    `x` and D are [1, N, 8, 8] in units where the data has the deviation 0.5. Raises as `forward`.
+    `x` and D are [1, N, H, W] in units where the data has the deviation 0.5. Raises as `forward`.
     """
-    activations = forward(weights, _scaled(x, sigma).astype(np.float32), sigma, labels)
+    activations = forward(weights, _scaled(x, sigma).astype(np.float32), sigma, labels, activation)
     return _denoised(x, activations["F"], sigma), activations
 
 
@@ -81,29 +91,32 @@ def _denoised(x: Images, raw: NDArray[np.floating], sigma: float) -> Images:
     return denoised
 
 
-def initial_noise(samples: int, sigma_max: float = SIGMA_MAX, seed: int = 0) -> Images:
-    """What sampling begins with, [1, samples, 8, 8]."""
-    return sigma_max * np.random.default_rng(seed).standard_normal((1, samples, IMAGE_SIZE, IMAGE_SIZE))
+def initial_noise(samples: int, sigma_max: float = SIGMA_MAX, seed: int = 0, image_size: int = 8) -> Images:
+    """What sampling begins with, [1, samples, image_size, image_size]."""
+    return sigma_max * np.random.default_rng(seed).standard_normal((1, samples, image_size, image_size))
 
 
-def integrate(network: RawNetwork, x: Images, sigmas: NDArray[np.float64], solver: Solver = "euler") -> Float32Array:
+def integrate(network: RawNetwork, x: Images, sigmas: NDArray[np.float64], solver: Solver = "euler",
+              info: ModelInfo = MODELS[DEFAULT_MODEL]) -> Float32Array:
     """Solve the probability flow ODE (algorithm 1, deterministic) with any network.
 
     Parameters
     ----------
     network : callable
-        From c_in * image, float64 [1, N, 8, 8], and the number of the noise level in `sigmas`: F, of the same shape.
+        From c_in * image, float64 [1, N, H, W], and the number of the noise level in `sigmas`: F, of the same shape.
         With Heun's correction it is called twice for all noise levels but the first, else once for each.
-    x : float64 [1, N, 8, 8]
+    x : float64 [1, N, H, W]
         From `initial_noise`.
     sigmas : float64 [steps]
         From `sigma_schedule`.
     solver : str
         "euler", or "heun" with the correction of second order.
+    info : ModelInfo
+        Of the model, for the images' pixel units.
 
     Returns
     -------
-    float32 [N, 8, 8]
+    float32 [N, H, W]
         Images in pixel units.
 
     Raises
@@ -125,11 +138,12 @@ def integrate(network: RawNetwork, x: Images, sigmas: NDArray[np.float64], solve
         if solver == "heun" and following > 0:
             moved = x + (following - sigma) * (before + slope(moved, number + 1)) / 2
         x = moved
-    return (x[0] / SIGMA_DATA * PIXEL_DEVIATION + PIXEL_MEAN).astype(np.float32)
+    return (x[0] / SIGMA_DATA * info.pixel_deviation + info.pixel_mean).astype(np.float32)
 
 
 def sample(weights: Weights, labels: ArrayLike = tuple(range(CLASSES)), *, steps: int = STEPS,
-           sigma_max: float = SIGMA_MAX, seed: int = 0, solver: Solver = "euler") -> Trajectory:
+           sigma_max: float = SIGMA_MAX, seed: int = 0, solver: Solver = "euler",
+           info: ModelInfo = MODELS[DEFAULT_MODEL]) -> Trajectory:
     """Draw one digit per label with the float network.
 
     Parameters
@@ -146,6 +160,8 @@ def sample(weights: Weights, labels: ArrayLike = tuple(range(CLASSES)), *, steps
         Of the initial noise.
     solver : str
         See `integrate`. The activations of a noise level are those of the first call with it.
+    info : ModelInfo
+        Of the model that the weights belong to.
 
     Raises
     ------
@@ -157,9 +173,10 @@ def sample(weights: Weights, labels: ArrayLike = tuple(range(CLASSES)), *, steps
     activations: dict[int, Activations] = {}
 
     def network(x: Images, number: int) -> Images:
-        tensors = forward(weights, x.astype(np.float32), float(sigmas[number]), classes)
+        tensors = forward(weights, x.astype(np.float32), float(sigmas[number]), classes, info.activation)
         activations.setdefault(number, tensors)
         return tensors["F"].astype(np.float64)
 
-    images = integrate(network, initial_noise(classes.size, sigma_max, seed), sigmas, solver)
+    noise = initial_noise(classes.size, sigma_max, seed, info.image_size)
+    images = integrate(network, noise, sigmas, solver, info)
     return Trajectory(images, classes.astype(np.int64), sigmas, list(activations.values()))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from golden.formats import S8, Int64Array, ScaleFormat, Uint8Array
-from golden.quantise import Float64Array, QuantisedWeights, checked_weights, grouped, rounded
+from golden.quant.weights import Float64Array, QuantisedWeights, checked_weights, grouped, rounded
 
 BLOCK = 32
 ELEMENT_FRACTION_BITS = 6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from golden.conv import conv
 from golden.formats import S8, U4, ScaleFormat, Tensor
-from golden.mx import BLOCK, E8M0_NAN, MxInt8, encode, quantise_mxint8
+from golden.quant.mx import BLOCK, E8M0_NAN, MxInt8, encode, quantise_mxint8
 
 WIDE = ScaleFormat(4, 3)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden.formats import S4, S8, U4, ScaleFormat
-from golden.quantise import QuantisedWeights, quantise, quantise_per_channel
+from golden.quant.weights import QuantisedWeights, quantise, quantise_per_channel
 
 WINDOWS = [ScaleFormat(1, 3), ScaleFormat(2, 3), ScaleFormat(4, 3), ScaleFormat(3, 0), ScaleFormat(2, 1)]
 SHAPES = [(1, 1, 1, 1), (3, 5, 3, 3), (7, 17, 1, 1), (4, 16, 3, 3)]

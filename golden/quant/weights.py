@@ -13,7 +13,7 @@ groups lie below it, so the window's whole range is there for them and no scale 
 
 import operator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,8 @@ from golden.formats import S4, S8, Format, Int64Array, ScaleFormat, Uint8Array, 
 
 Float64Array = NDArray[np.float64]
 Method = Literal["minmax", "mse"]
+
+SCALE_SHARES = np.linspace(0.4, 1.0, 61)    # of the scale that clips nothing, tried for the least error
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,7 @@ def quantise(weights: ArrayLike, group: int, scale_format: ScaleFormat, *, fmt: 
     ValueError
         If the weights are not finite numbers [K, C, kh, kw], or an option is not one of the above.
     """
+    _check_method(method)
     w = checked_weights(weights, group, fmt)
     vectors = grouped(w, group)
     codes = scale_format.power_of_two_codes if power_of_two else np.arange(1, scale_format.max_code + 1)
@@ -123,24 +126,51 @@ def quantise(weights: ArrayLike, group: int, scale_format: ScaleFormat, *, fmt: 
         needed = peaks / (fmt.max * channel_scale[:, None])
         needed *= 1 - 1e-12  # a scale that is legal but for a float's rounding must not move up to the next code
         best = np.searchsorted(values, needed)
-    elif method == "mse":
-        best = _least_error(vectors / channel_scale[:, None, None], values, fmt.max)
     else:
-        raise ValueError(f"method must be 'minmax' or 'mse', not {method!r}")
+        best = _least_error(vectors / channel_scale[:, None, None], values, fmt.max)
     return rounded(w, codes[best], channel_scale, group, fmt, scale_format)
 
 
-def quantise_per_channel(weights: ArrayLike, group: int, scale_format: ScaleFormat, *,
-                         fmt: Format = S8) -> QuantisedWeights:
-    """Quantise weights with one real scale per output channel and no other: min-max, every code of value 1.
+def quantise_per_channel(weights: ArrayLike, group: int, scale_format: ScaleFormat, *, fmt: Format = S8,
+                         method: Method = "minmax") -> QuantisedWeights:
+    """Quantise weights with one real scale per output channel and no other: every code has the value 1.
 
-    Meant for 8-bit first and last layers, whose integers are fine enough without group scales. `group` only says
-    how the hardware cuts its vectors. Parameters, ranges and errors are those of `quantise`.
+    `group` only says how the hardware cuts its vectors. ``mse`` takes the scale with the least squared error of
+    `SCALE_SHARES` of the min-max scale. Other parameters, ranges and errors are those of `quantise`.
     """
     w = checked_weights(weights, group, fmt)
-    channel_scale = _positive(np.abs(w).max(axis=(1, 2, 3)) / fmt.max)
+    return _coded_one(w, real_scales(w.reshape(len(w), -1), fmt.max, method), group, fmt, scale_format)
+
+
+def quantise_per_tensor(weights: ArrayLike, group: int, scale_format: ScaleFormat, *, fmt: Format = S8,
+                        method: Method = "minmax") -> QuantisedWeights:
+    """Quantise weights with one real scale for all of them; else as `quantise_per_channel`."""
+    w = checked_weights(weights, group, fmt)
+    scale = real_scales(w.reshape(1, -1), fmt.max, method)
+    return _coded_one(w, np.repeat(scale, len(w)), group, fmt, scale_format)
+
+
+def real_scales(vectors: Float64Array, limit: int, method: Method) -> Float64Array:
+    """Scale [n] of each vector [n, length] for integers in [-limit, limit]: see `quantise_per_channel`."""
+    widest = _positive(np.abs(vectors).max(axis=1) / limit)
+    _check_method(method)
+    if method == "minmax":
+        return widest
+    steps = widest * SCALE_SHARES[:, None]
+    errors = [np.square(vectors - step[:, None] * np.clip(np.rint(vectors / step[:, None]), -limit, limit)).sum(axis=1)
+              for step in steps]
+    return np.take_along_axis(steps, np.argmin(errors, axis=0)[None], axis=0)[0]
+
+
+def _coded_one(w: Float64Array, channel_scale: Float64Array, group: int, fmt: Format,
+               scale_format: ScaleFormat) -> QuantisedWeights:
     codes = np.full((w.shape[0], -(-w.shape[1] // group)), scale_format.power_of_two_codes[0])
     return rounded(w, codes, channel_scale, group, fmt, scale_format)
+
+
+def _check_method(method: str) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"method must be 'minmax' or 'mse', not {method!r}")
 
 
 def _check_group(group: int) -> None:

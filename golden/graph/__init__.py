@@ -1,0 +1,1 @@
+"""Networks of real numbers: description, files, import, and the way to integer networks for the hardware."""
