@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo speedup step layers bench study plots test sim soak synth pnr figures gen lint clean
+.PHONY: help venv demo speedup step layers bench study quantise plots train test sim soak synth pnr figures gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -48,8 +48,15 @@ bench: $(STAMP)  ## measure: speed of each simulation lane, and both kinds of ar
 study: $(STAMP)  ## what sparsity brings on recorded activations, into build/study/; FLAGS=--anchor runs the Verilog too
 	$(PYTHON) -m sim.study $(FLAGS)
 
+quantise: $(STAMP)  ## all ways to quantise the model: quality and size of each, into build/; FLAGS=--help lists options
+	$(PYTHON) -m golden.quant table $(FLAGS)
+
 plots: $(STAMP)  ## the pictures of docs/ but the demo's, from what `make study` wrote
 	$(PYTHON) -m sim.plots $(FLAGS)
+
+train: $(STAMP)  ## train all models and distil the 4-bit ones, with PyTorch; rewrites golden/data/
+	$(PYTHON) -m pip install --disable-pip-version-check --progress-bar off -e '.[train]'
+	$(PYTHON) -m train all $(FLAGS)
 
 test: $(STAMP)  ## style, types and all tests; results in build/pytest.xml
 	$(VENV)/bin/ruff check .

@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from golden.detector import Labels
 from golden.formats import Tensor
 from golden.workload.layers import Workload
@@ -20,9 +18,7 @@ from sqdm.sampling import DeviceNetwork
 from .baseline import dense_step
 from .measure import differing_labels
 
-__all__ = ["Evaluation", "GoldenRun", "Job", "RtlEvaluation", "draw_golden", "draw_rtl", "psnr"]
-
-INK = 16
+__all__ = ["Evaluation", "GoldenRun", "Job", "RtlEvaluation", "draw_golden", "draw_rtl"]
 
 
 @dataclass(frozen=True)
@@ -159,9 +155,3 @@ def _draw(job: Job, network: DeviceNetwork) -> Float32Array:
 
 def _labels(device: Device, step: StepProgram) -> dict[str, Labels]:
     return {name: device.labels(name) for name in step.program.labels}
-
-
-def psnr(images: Float32Array, reference: Float32Array) -> list[float]:
-    """Peak signal to noise ratio of each image in dB, the peak being full ink."""
-    errors = np.square(images.astype(np.float64) - reference).mean(axis=(1, 2))
-    return [float(10 * np.log10(INK**2 / max(error, 1e-12))) for error in errors]

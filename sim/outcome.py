@@ -6,13 +6,14 @@ from typing import Any
 
 from golden.conv import AccumulatorOverflow
 from golden.layer import LayerError
+from golden.quality import psnr
 from golden.report import to_csv
 from golden.workload.unet import Float32Array
 from hw.config import Config
 from hw.gen import Emitted
 
 from .baseline import dense_cycles
-from .drawing import GoldenRun, Job, RtlEvaluation, psnr
+from .drawing import GoldenRun, Job, RtlEvaluation
 
 __all__ = ["first_evaluations", "labels_csv", "mean", "multiplying", "percent", "report_of", "summary",
            "zeros_markdown"]
@@ -62,7 +63,7 @@ def report_of(job: Job, emitted: Emitted, golden: GoldenRun, evaluations: Sequen
             "speedup": None if baseline is None else round(baseline / cycles, 3),
             "simulated_cycles_per_second": round(cycles / sum(done.seconds for done in evaluations)),
             "utilisation": {kind: multiplying(job.config, evaluations, kind) for kind in ("dense", "sparse")},
-            "psnr_db": [round(value, 2) for value in psnr(golden.images, real)]}
+            "psnr_db": [round(float(value), 2) for value in psnr(golden.images, real)]}
 
 
 def summary(job: Job, report: dict[str, Any]) -> str:

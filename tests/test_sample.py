@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden.quality import psnr
 from golden.workload.layers import Workload
 from golden.workload.sample import INPUT, OUTPUT, StepProgram, input_zeros, step_program
 from golden.workload.sampler import denoise, initial_noise, integrate, sample, sigma_schedule
 from golden.workload.unet import NETWORK, forward, load
 from hw.config import preset
-from sim.drawing import psnr
 from sim.stimulus_network import Case, reference
 from sqdm.device import Device, DeviceError
 from sqdm.golden_backend import GoldenBackend

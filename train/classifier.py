@@ -1,7 +1,5 @@
 """Training of the classifier whose features the quality measures use; `golden.quality` has its forward pass."""
 
-import io
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from torch.nn import functional
 from golden.quality import CONVOLUTIONS, DENSE, FEATURES, INK, features_of, statistics
 from golden.workload.unet import CLASSES
 
+from . import files
 from .digits import SIZE, TRAINING_IMAGES, load_digits
 from .network import Parameters
 
@@ -90,13 +89,11 @@ def classes(parameters: Parameters, found: Tensor) -> Tensor:
 def to_npz(classifier: Classifier, meta: dict[str, Any]) -> bytes:
     """The file that `golden.quality` reads: weights, all digits with their classes, mean and covariance of features."""
     digits = load_digits()
-    arrays = {name: value.numpy().astype(np.float16) for name, value in classifier.parameters.items()}
-    known = statistics(features_of({name: value.astype(np.float32) for name, value in arrays.items()}, digits.images))
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays, real_images=digits.images.astype(np.uint8),
+    weights = {name: value.numpy() for name, value in classifier.parameters.items()}
+    known = statistics(features_of(weights, digits.images))
+    return files.to_npz(classifier.parameters, meta, real_images=digits.images.astype(np.uint8),
                         real_labels=digits.labels.astype(np.uint8), real_mean=known.mean,
-                        real_covariance=known.covariance, meta=np.array(json.dumps(meta)))
-    return file.getvalue()
+                        real_covariance=known.covariance)
 
 
 @torch.no_grad()
@@ -110,7 +107,7 @@ def _normalised(parameters: Parameters, images: Tensor) -> Parameters:
     for name in "features.weight", "features.bias":
         found[name] = scale * found[name]
     found["classes.weight"] = found["classes.weight"] / scale
-    return {name: value.half().float() for name, value in found.items()}
+    return files.rounded(found)
 
 
 def _convolve(parameters: Parameters, name: str, x: Tensor, stride: int = 1, border: int = 0) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from golden.report import write_whole
 from golden.workload.unet import CLASSES
 
-from . import classifier, edm
-from .models import MODELS, to_npz
+from . import classifier, distil, edm
+from .files import to_npz
+from .models import MODELS
 
 
 def train_floats(names: list[str], seed: int, iterations: int | None, out: Path) -> None:
@@ -21,8 +22,7 @@ def train_floats(names: list[str], seed: int, iterations: int | None, out: Path)
             "model": name, "channels": model.shape.channels, "image_size": model.image_size,
             "activation": model.shape.activation, "classes": CLASSES,
             "pixel_mean": trained.pixel_mean, "pixel_deviation": trained.pixel_deviation,
-            "command": f"python -m train float {name} --seed {seed}"
-                       + (f" --iterations {iterations}" if iterations else ""),
+            "command": _command("float", name, seed, iterations),
             "torch": torch.__version__, "seconds": round(trained.seconds),
             "iteration": trained.iteration, "validation_loss": round(trained.validation_loss, 5),
         }
@@ -40,3 +40,18 @@ def train_classifier(seed: int, out: Path) -> None:
     path = out / "classifier.npz"
     write_whole(path, classifier.to_npz(trained, meta))
     print(f"{path}: {path.stat().st_size:,} bytes, accuracy {trained.accuracy:.4f} on the validation images")
+
+
+def distil_models(names: list[str], seed: int, iterations: int | None, out: Path) -> None:
+    """Quantise and distil models one after the other and write `out`/NAME_int4.npz."""
+    torch.set_num_threads(1)
+    options = distil.Options() if iterations is None else distil.Options(iterations=iterations)
+    for name in names:
+        model = distil.distil(name, distil.RECIPE, options, seed, lambda line: print(line, flush=True))
+        path = out / f"{name}_int4.npz"
+        model.save(path, _command("distil", name, seed, iterations))
+        print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _command(what: str, name: str, seed: int, iterations: int | None) -> str:
+    return f"python -m train {what} {name} --seed {seed}" + (f" --iterations {iterations}" if iterations else "")

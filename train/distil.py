@@ -23,6 +23,7 @@ from .fake import FakeQuantised
 from .network import Parameters, forward
 
 BLOCKS = (("conv_in", "e1"), ("down", "e3"), ("mid",), ("u3",), ("up", "u1", "conv_out"))   # by prefix of the nodes
+RECIPE = Recipe(feedback=True, bias="active")   # what distillation begins with
 CHUNK = 250                     # samples at a time where nothing is trained
 REPORT_EVERY = 100              # iterations
 
@@ -45,9 +46,9 @@ class Options:
         Adam's learning rate by kind of parameter, see `FakeQuantised.parameters_of`; half a cosine down to 0.
     """
 
-    samples: int = 2000
+    samples: int = 1000
     block_iterations: int = 300
-    iterations: int = 3000
+    iterations: int = 2000
     batch: int = 64
     weight_rate: float = 3e-4
     code_rate: float = 1e-2

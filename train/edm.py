@@ -11,7 +11,8 @@ from torch import Tensor
 from golden.workload.sampler import SIGMA_DATA
 
 from .digits import TRAINING_IMAGES, load_digits
-from .models import Model, rounded
+from .files import rounded
+from .models import Model
 from .network import Parameters, forward, initial_parameters
 
 BATCH = 128

@@ -1,17 +1,25 @@
-"""The float models that the repository trains, and how their weights are kept."""
+"""The models that the repository trains. No PyTorch here, so that the command line can name them without."""
 
-import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from golden.workload.unet import DATA
 
-from .network import Parameters, Shape
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's parameters are for.
+
+    Parameters
+    ----------
+    channels : int
+        At full size; twice as many at half size.
+    activation : str
+        "relu" or "silu", everywhere in the network.
+    """
+
+    channels: int
+    activation: str = "relu"
 
 
 @dataclass(frozen=True)
@@ -42,26 +50,7 @@ class Model:
 MODELS = {model.name: model for model in (
     Model("digits32"),
     Model("digits16", Shape(16)),
-    Model("digits32_silu", Shape(32, "silu")),
-    Model("digits16_16x16", Shape(16), image_size=16),
+    Model("digits32_silu", Shape(32, "silu"), iterations=2200),
+    Model("digits16_16x16", Shape(16), image_size=16, iterations=2200),
 )}
-
-
-def to_npz(parameters: Parameters, meta: dict[str, Any]) -> bytes:
-    """A file of float16 arrays by name, and `meta` as JSON."""
-    arrays: dict[str, Any] = {name: value.numpy().astype(np.float16) for name, value in parameters.items()}
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
-    return file.getvalue()
-
-
-def from_npz(path: Path) -> tuple[Parameters, dict[str, Any]]:
-    """Parameters in float32, and `meta`."""
-    with np.load(path, allow_pickle=False) as archive:
-        found = {name: torch.from_numpy(archive[name].astype(np.float32)) for name in archive.files if name != "meta"}
-        return found, json.loads(str(archive["meta"]))
-
-
-def rounded(parameters: Parameters) -> Parameters:
-    """Parameters as a file gives them back: through float16."""
-    return {name: value.detach().half().float() for name, value in parameters.items()}
+DISTILLED = ("digits32", "digits16")    # of which there are 4-bit models

@@ -1,7 +1,6 @@
 """The diffusion U-Net of `golden.workload.unet` in PyTorch: same graph (`NETWORK`), same names, trainable."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,28 +8,14 @@ from torch.nn import functional
 
 from golden.workload.unet import CLASSES, NETWORK, Node
 
+from .models import Shape
+
 Parameters = dict[str, Tensor]
 
 EMBEDDING = 64
 FREQUENCIES = 32
 HIGHEST_FREQUENCY = 64.0
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "silu": functional.silu}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a model's parameters are for.
-
-    Parameters
-    ----------
-    channels : int
-        At full size; twice as many at half size.
-    activation : str
-        "relu" or "silu", everywhere in the network.
-    """
-
-    channels: int
-    activation: str = "relu"
 
 
 def initial_parameters(shape: Shape, generator: torch.Generator) -> Parameters:

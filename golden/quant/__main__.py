@@ -10,11 +10,10 @@ examples:
 import argparse
 import json
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from golden.quant.activations import Calibration
 from golden.quant.cases import cases
@@ -40,6 +39,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                        help="only rows with one of these in the name")
     table.add_argument("--out", type=Path, default=Path("build"), metavar="DIR",
                        help="where quantisation.json and quantisation.md go (default: build)")
+    table.add_argument("--resume", action="store_true",
+                       help="keep the rows that an earlier, equal run has written to the same directory")
     table.add_argument("--docs", type=Path, metavar="FILE", help="Markdown file whose table is replaced")
     make = commands.add_parser("make", help="quantise a model after its training and write it")
     make.add_argument("--model", default=DEFAULT_MODEL, choices=list(MODELS), help=f"(default: {DEFAULT_MODEL})")
@@ -72,28 +73,42 @@ def _table(options: argparse.Namespace) -> int:
         print(f"golden.quant: no row has one of {options.only} in its name; there are:", file=sys.stderr)
         print("\n".join(f"  {case.name}" for case in cases()), file=sys.stderr)
         return 2
+    path = options.out / "quantisation.json"
+    settings = {"samples": options.samples, "seeds": options.seeds, "calibration": options.calibration}
+    known = _known(path, settings) if options.resume else {}
     bench = Bench(options.samples, range(options.seeds), options.calibration)
-    print(f"{options.samples} images for each of {options.seeds} seeds, {bench.steps} Euler steps from noise level 10; "
-          f"calibration on {options.calibration} other images\n")
+    about = (f"{options.samples} images for each of {options.seeds} seeds, {bench.steps} Euler steps from noise level "
+             f"10; calibration on {options.calibration} other images.")
+    print(f"{about}\n")
     shown = Table({"": -50} | dict.fromkeys(COLUMNS, 14))
     print(shown.head())
-    started, rows = time.perf_counter(), list[Row]()
-    for case in chosen:
-        rows.append(bench.measure(case))
-        print(shown.line([case.name, *(cell(rows[-1]) for cell in COLUMNS.values())]), flush=True)
-    minutes = (time.perf_counter() - started) / 60
-    about = (f"{options.samples} images for each of {options.seeds} seeds, calibration on {options.calibration} other "
-             f"images; {minutes:.0f} minutes on one core.")
-    text = f"{markdown(rows)}\n{about}\n"
-    report = {"samples": options.samples, "seeds": options.seeds, "calibration": options.calibration,
-              "minutes": round(minutes, 1), "rows": [row.to_json() for row in rows]}
-    write_whole(options.out / "quantisation.json", json.dumps(report, indent=1) + "\n")
+    rows: dict[str, Row] = {}
+    for case in cases():
+        if case in chosen and case.name not in known:
+            rows[case.name] = bench.measure(case)
+            print(shown.line([case.name, *(cell(rows[case.name]) for cell in COLUMNS.values())]), flush=True)
+        elif case.name in known:
+            rows[case.name] = Row.from_json(case, known[case.name])
+        unfinished = {name: values for name, values in known.items() if name not in rows}
+        held = [*(row.to_json() for row in rows.values()), *unfinished.values()]
+        write_whole(path, json.dumps(settings | {"rows": held}, indent=1) + "\n")
+    text = f"{markdown(rows.values())}\n{about}\n"
     write_whole(options.out / "quantisation.md", text)
     if options.docs:
         before, after = document[:document.index(BEGIN)], document[document.index(END):]
         write_whole(options.docs, f"{before}{BEGIN}\n\n{text}\n{after}")
-    print(f"\n{about} Written: {options.out / 'quantisation.json'}")
+    print(f"\nwritten: {path}")
     return 0
+
+
+def _known(path: Path, settings: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Rows by name that an earlier run with the same settings has measured."""
+    if not path.exists():
+        return {}
+    report = json.loads(path.read_text())
+    if {name: report[name] for name in settings} != settings:
+        raise ValueError(f"{path} was not measured with {settings}; leave --resume out to begin anew")
+    return {row["name"]: row for row in report["rows"]}
 
 
 def _make(options: argparse.Namespace) -> int:

@@ -102,8 +102,11 @@ class QuantisedModel:
         """Number of time steps."""
         return int(self.sigmas.size)
 
-    def save(self, path: Path | str) -> None:
-        """Write it as one compressed npz; `load` gives back the same to the last bit."""
+    def save(self, path: Path | str, command: str = "") -> None:
+        """Write it as one compressed npz; `load` gives back the same to the last bit.
+
+        `command` says in the file how it was made; nothing reads it.
+        """
         arrays: dict[str, NDArray[Any]] = {"sigmas": self.sigmas}
         weights = {}
         for name, quantised in self.weights.items():
@@ -116,7 +119,7 @@ class QuantisedModel:
         arrays |= {f"scales/{name}": array for name, array in self.scales.items()}
         formats = {name: fmt.name for name, fmt in self.formats.items()}
         arrays["meta"] = np.array(json.dumps({"version": VERSION, "model": self.model, "weights": weights,
-                                              "formats": formats}))
+                                              "formats": formats, "command": command}))
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays)
         write_whole(Path(path), content.getvalue())

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,12 @@ class Row:
                 "how": str(self.case.how), "distances": self.distances, "accuracies": self.accuracies,
                 "psnr": self.psnr, "weight_bytes": self.weight_bytes, "activation_bytes": self.activation_bytes,
                 "seconds": round(self.seconds, 2)}
+
+    @classmethod
+    def from_json(cls, case: Case, values: Mapping[str, Any]) -> "Row":
+        """What `to_json` gave for the case."""
+        return cls(case, tuple(values["distances"]), tuple(values["accuracies"]), values["psnr"],
+                   values["weight_bytes"], values["activation_bytes"], values["seconds"])
 
 
 @dataclass
