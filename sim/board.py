@@ -14,7 +14,7 @@ from sqdm.serial_bridge import SerialBridge
 
 from .fast import FastSim
 
-__all__ = ["QUIET", "TIMEOUT", "SimulatedPort", "build_board", "simulated_bridge"]
+__all__ = ["DIVISOR", "GAP_BYTES", "QUIET", "TIMEOUT", "SimulatedPort", "build_board", "simulated_bridge"]
 
 DIVISOR = 4         # the shortest bit that the receiver takes, so that little time is spent on waiting for bits
 FRAME = 10          # bits of a byte on the line

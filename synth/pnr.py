@@ -43,7 +43,7 @@ class Hop:
     kind : str
         "clk-to-q", "logic", "routing" or "setup".
     net : str
-        Name of the signal, of a piece of routing.
+        Of a piece of routing: the signal of the source that the routed one is named after, by Yosys.
     source : str
         Where it comes from, FILE:LINE, as far as it is known.
     """
@@ -165,15 +165,15 @@ class Sources:
         self._sources = {name: found["attributes"]["src"] for name, found in module["netnames"].items()
                          if ".py:" in found["attributes"].get("src", "")}
 
-    def find(self, net: str) -> str:
-        """Return FILE:LINE of a signal, or of the one that its name is derived from; "" if it is not known."""
+    def find(self, net: str) -> tuple[str, str]:
+        """Return the signal that a net is named after, and its FILE:LINE; the net and "" if it is not known."""
         name = net
         while name:
             if name in self._sources:
-                return self._short(self._sources[name])
+                return name, self._short(self._sources[name])
             shorter = _DERIVED.sub("", name)
             name = shorter if shorter != name else ""
-        return ""
+        return net, ""
 
     @staticmethod
     def _short(source: str) -> str:
@@ -188,8 +188,7 @@ def read_report(text: str, seed: int, sources: Sources) -> Routed:
     (clock,) = found["fmax"].values()
     paths = [path for path in found["critical_paths"] if path["from"] == path["to"]]
     longest = max(paths, key=lambda path: sum(hop["delay"] for hop in path["path"]))
-    path = [Hop(round(hop["delay"], 3), hop["type"], net := hop.get("net", ""), sources.find(net))
-            for hop in longest["path"]]
+    path = [Hop(round(hop["delay"], 3), hop["type"], *sources.find(hop.get("net", ""))) for hop in longest["path"]]
     used = {name: (cells["used"], cells["available"]) for name, cells in found["utilization"].items() if cells["used"]}
     return Routed(seed, clock["achieved"], used, path)
 
@@ -259,5 +258,6 @@ def report(placed: Placed) -> Iterator[str]:
     yield f"of these {placed.inputs + placed.outputs + 3} flip-flops are the harness"
     yield f"longest path, {sum(hop.delay for hop in best.path):.2f} ns:"
     for hop in best.path:
-        yield f"  {hop.delay:6.2f} {hop.kind:<9} {hop.net}{'  ' if hop.net else ''}{hop.source}".rstrip()
+        if hop.delay:
+            yield f"  {hop.delay:6.2f} {hop.kind:<9} {hop.net}{'  ' if hop.net else ''}{hop.source}".rstrip()
     yield f"bitstream: {placed.bitstream}"

@@ -11,9 +11,9 @@ from golden.cycles import CAUSES, Counters, predict
 from golden.detector import Detection, Labels, label_cycles
 from golden.formats import FORMATS, U4, Tensor
 from golden.layer import LabelPlace, Layer, LayerError, compile_layer, initial_memory, place
+from golden.machine import Machine
 from golden.scheduler import schedule
 from golden.study import TraceLayer, bound, label, layer_work, sweep
-from golden.timing import Timing
 from golden.work import HANDOVER_CYCLES, LayerWork, ListWork, image_work, inside_taps, skews, tap_counts
 from hw.config import Config, preset
 from hw.gen import emit
@@ -208,7 +208,7 @@ def trace_layers() -> list[TraceLayer]:
 
 
 def test_no_layer_of_a_sweep_beats_its_bound_and_balance_beats_threshold() -> None:
-    machine: Timing = replace(preset("default"), dense=1, sparse=1, dense_taps=1)
+    machine: Machine = replace(preset("default"), dense=1, sparse=1, dense_taps=1)
     totals = sweep(trace_layers(), {"balance": (machine, "balance"), "threshold": (machine, "threshold")})
     for total in totals.values():
         assert all(counters.cycles >= least for counters, least in total.layers.values())

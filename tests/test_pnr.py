@@ -27,8 +27,9 @@ def test_a_derived_signal_is_found_by_the_name_of_its_origin():
         "dut.row0.local1": "/somewhere/hw/pe_row.py:118|x.v:3.1-4.5", "dut.row0": "", "fold": "x.v:8.3-8.7"}))
     for net in ("dut.row0.local1", "dut.row0.local1[3]", "dut.row0.local1_LUT4_Z_D[2]",
                 "dut.row0.local1_CCU2C_S0_COUT", "dut.row0.local1_TRELLIS_FF_Q_DI_PFUMX_Z_ALUT"):
-        assert sources.find(net) == "hw/pe_row.py:118", net
-    assert sources.find("fold[2]") == sources.find("dut.row0") == sources.find("") == ""
+        assert sources.find(net) == ("dut.row0.local1", "hw/pe_row.py:118"), net
+    for net in ("fold[2]", "dut.row0", ""):
+        assert sources.find(net) == (net, "")
 
 
 def test_the_longest_path_is_that_of_the_clock():
@@ -45,7 +46,7 @@ def test_the_longest_path_is_that_of_the_clock():
     routed = pnr.read_report(text, 3, pnr.Sources(netlist({"a": "/x/hw/a.py:7"})))
     assert (routed.seed, routed.fmax, routed.used) == (3, 125.0, {"TRELLIS_COMB": (5, 10)})
     assert [(hop.delay, hop.net, hop.source) for hop in routed.path] == [
-        (1, "", ""), (2, "a[1]", "hw/a.py:7"), (5, "", "")]
+        (1, "", ""), (2, "a", "hw/a.py:7"), (5, "", "")]
 
 
 @pytest.mark.parametrize("block", ["weight_halves", "accelerator"])

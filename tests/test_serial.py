@@ -1,5 +1,7 @@
 """The host's end of the serial line, against a model of the bridge that loses, damages and repeats what it likes."""
 
+import os
+import threading
 import zlib
 
 import numpy as np
@@ -146,3 +148,38 @@ def test_errors_say_what_to_do():
         bridge.request(Op.WRITE_MEMORY, SIZE - 4, bytes(8))
     with pytest.raises(SerialError, match="cannot open /dev/nothing-here with 9600 baud"):
         SerialBridge.open("/dev/nothing-here", 9600)
+
+
+def test_pyserial_carries_it():
+    """Through a pseudo terminal: pyserial's own reads, writes and time-outs, with the model at the other end."""
+    master, slave = os.openpty()
+    line = Line()
+
+    def serve():
+        heard = b""
+        while True:
+            try:
+                heard += os.read(master, 4096)
+            except OSError:
+                return
+            while len(heard) >= 12:
+                length = 12 + (4 * heard[3] if heard[1] & 1 else 0)
+                if len(heard) < length:
+                    break
+                line.write(heard[:length])
+                heard = heard[length:]
+                os.write(master, bytes(line.coming))
+                line.coming.clear()
+
+    threading.Thread(target=serve, daemon=True).start()
+    with SerialBridge.open(os.ttyname(slave)) as bridge:
+        assert bridge.memory_size == SIZE
+        data = np.random.default_rng(1).bytes(1001)
+        bridge.memory.write(3, data)
+        assert bridge.memory.read(3, 1001) == data
+        line.damage = lambda frame, answer: b""
+        bridge.timeout, bridge.quiet, bridge.retries = 0.02, 0.01, 2
+        with pytest.raises(SerialError, match="no answer to READ_REGISTER at 0x4, asked 3 times"):
+            bridge.registers.read(4, 4)
+    os.close(slave)
+    os.close(master)

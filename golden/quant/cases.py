@@ -89,6 +89,7 @@ def cases() -> Iterator[Case]:
     if "digits32_silu" in MODELS:
         part, silu = "SiLU instead of ReLU: signed INT4 activations", "digits32_silu"
         yield Case(part, "SiLU, full precision (FP16)", silu, "float")
+        yield Case(part, "SiLU, INT8, weights per channel", silu, replace(INT4, weights=eight, activation_bits=8))
         yield Case(part, "SiLU, INT4 weights per tensor", silu, replace(INT4, weights=WeightRule(S4, "tensor")))
         yield Case(part, f"SiLU, INT4, {base}", silu, INT4)
         yield Case(part, "SiLU, the same with feedback and bias correction", silu, replace(best, bias="mean"))

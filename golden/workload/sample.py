@@ -107,6 +107,8 @@ def input_zeros(step: StepProgram, x: Tensor, nonzeros: Mapping[int, Int64Array]
     tensors = step.network.tensors
     counts = {INPUT: (int(np.count_nonzero(x.values)), x.values.size)}
     for name, places in step.program.labels.items():
+        if name not in made:
+            continue        # a copy that the tiler added
         # The detector counts before upsampling.
         size = int(np.prod(tensors[name].shape)) // (4 if made[name].transform == "upsample" else 1)
         counts[name] = sum(int(nonzeros[slot].sum()) for slot in {slot for _, slot in places}), size
