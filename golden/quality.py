@@ -5,7 +5,9 @@ The classifier is a convolutional network with a layer of 64 features before its
 "Optical Recognition of Handwritten Digits", test set, by E. Alpaydin and C. Kaynak).
 
 Images are [N, 8, 8] in ink units, 0 to 16, or [N, 16, 16], which are averaged down to 8x8. What the sampler leaves
-outside of [0, 16] is clipped for the features, as it would be in a picture, but not for `psnr`.
+outside of [0, 16] is clipped for the features, as it would be in a picture, but not for `psnr`. Images of 16x16 pixels
+are compared with real digits that were enlarged like training images and averaged down as well. This blurs: even those
+would be at a distance of 4.7 from the sharp ones.
 """
 
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ def frechet(images: ArrayLike) -> float:
     ValueError
         If there are fewer than two images, or as `features`.
     """
-    return frechet_distance(statistics(features(images)), _kept().statistics)
+    return frechet_distance(statistics(features(images)), _known(np.shape(images)[-1]).statistics)
 
 
 def statistics(found: Float64Array) -> Statistics:
@@ -130,7 +132,7 @@ def precision_recall(images: ArrayLike, k: int = 3) -> tuple[float, float]:
     ValueError
         If k is not in [1, N - 1], or as `features`.
     """
-    return precision_recall_of(features(images), _kept().features, k)
+    return precision_recall_of(features(images), _known(np.shape(images)[-1]).features, k)
 
 
 def precision_recall_of(drawn: Float64Array, known: Float64Array, k: int = 3) -> tuple[float, float]:
@@ -175,9 +177,39 @@ class _Kept:
     images: Uint8Array
     labels: Uint8Array
 
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What images are compared with: real digits [1797, 8, 8], blurred like images of that size."""
+
+    images: Float64Array
+    size: int
+
     @cached_property
     def features(self) -> Float64Array:
         return features(self.images)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        return _kept().statistics if self.size == SIZE else statistics(self.features)
+
+
+@cache
+def _known(size: int) -> _Known:
+    images = real_digits()[0]
+    return _Known(images if size == SIZE else _blurred(images), size)
+
+
+def _blurred(images: Float64Array) -> Float64Array:
+    """Images [N, 8, 8] interpolated linearly to 16x16 and averaged: 1/8, 3/4, 1/8 along each axis, edges repeated.
+
+    The two new pixels in an old one are 3/4 of it and 1/4 of its neighbour on their side.
+    """
+    for axis in (1, 2):
+        edges = np.pad(images, [(int(a == axis),) * 2 for a in range(3)], mode="edge")
+        before, here, after = (edges.take(range(first, first + SIZE), axis) for first in range(3))
+        images = before / 8 + here * 3 / 4 + after / 8
+    return images
 
 
 @cache

@@ -50,6 +50,18 @@ def test_the_real_digits_are_the_bundled_ones(real):
     assert rows(images, labels) == rows(bundled.images, bundled.target)
 
 
+def test_enlarged_digits_are_compared_with_enlarged_ones(real):
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    from train.digits import enlarged
+
+    large = enlarged(real[0])
+    assert abs(frechet(large)) < 1e-6
+    blurred = large.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4))
+    assert frechet(blurred) > 2
+    np.testing.assert_allclose(features(blurred), features(large))
+    assert precision_recall(large[:500])[0] == 1
+
+
 def test_the_classifier_knows_the_digits(real):
     images, labels = real
     held_out = slice(1497, None)        # not trained with

@@ -51,6 +51,6 @@ MODELS = {model.name: model for model in (
     Model("digits32"),
     Model("digits16", Shape(16)),
     Model("digits32_silu", Shape(32, "silu"), iterations=2200),
-    Model("digits16_16x16", Shape(16), image_size=16, iterations=2200),
+    Model("digits16_16x16", Shape(16), image_size=16),
 )}
 DISTILLED = ("digits32", "digits16")    # of which there are 4-bit models
