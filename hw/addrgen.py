@@ -111,7 +111,7 @@ class AddressGenerator(wiring.Component):
         offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
         m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
         patterns = upsample_patterns(config)
-        pattern = Signal(range(len(patterns) + 1))
+        pattern = Signal(range(len(patterns) + 1)) if patterns else None
         with m.If(take_tile):
             m.d.sync += [
                 mask.eq(next_mask),
@@ -119,18 +119,19 @@ class AddressGenerator(wiring.Component):
                 offsets[1].eq(next_e0 - 1),
                 offsets[2].eq(next_e0 - 1 + layer.width),
                 tile_valid.eq(1),
-                pattern.eq(0),
             ]
-            with m.If(layer.upsampled), m.Switch(layer.width):
-                for width in config.upsampled_widths:
-                    with m.Case(width):
-                        # A pair of lines that begins in this tile, or before it: a quarter of the way in memory.
-                        low = (max(rows, 2 * width) - 1).bit_length()
-                        phase = next_e0[(rows - 1).bit_length():low]
-                        m.d.sync += [
-                            offsets[0].eq((next_e0[low:] << low - 2) - width // 2),
-                            pattern.eq(1 + patterns.index((width, 0)) + phase),
-                        ]
+            if pattern is not None:
+                m.d.sync += pattern.eq(0)
+                with m.If(layer.upsampled), m.Switch(layer.width):
+                    for width in config.upsampled_widths:
+                        with m.Case(width):
+                            # A pair of lines that begins in this tile, or before it: a quarter of the way in memory.
+                            low = (max(rows, 2 * width) - 1).bit_length()
+                            phase = next_e0[(rows - 1).bit_length():low]
+                            m.d.sync += [
+                                offsets[0].eq((next_e0[low:] << low - 2) - width // 2),
+                                pattern.eq(1 + patterns.index((width, 0)) + phase),
+                            ]
         with m.Elif(tile_done):
             m.d.sync += tile_valid.eq(0)
 
@@ -219,7 +220,6 @@ class AddressGenerator(wiring.Component):
                 fresh_ktile.eq(entry_done & ends_ktile),
                 half.eq(half ^ (entry_done & ends_ktile)),
                 request.addr.eq(entry.base + offset),
-                request.pattern.eq(pattern),
                 request.mask.eq(mask),
                 request.taps.eq(taps),
                 request.half.eq(half),
@@ -227,6 +227,8 @@ class AddressGenerator(wiring.Component):
                 request.tile_last.eq(last_line & ends_tile),
                 request.ktile_last.eq(last_line & ends_ktile),
             ]
+            if pattern is not None:
+                m.d.sync += request.pattern.eq(pattern)
             m.d.sync += [request[name].eq(entry[name])
                          for name in ("a_signed", "w_signed", "exponent", "group", "weight")]
 

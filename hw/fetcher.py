@@ -68,17 +68,16 @@ class WindowFetcher(wiring.Component):
             later = {name: Signal.like(value, name=f"{name}{stage}", reset_less=True) for name, value in kept.items()}
             m.d.sync += [later[name].eq(value) for name, value in kept.items()]
             kept = later
-        pattern = kept.pop("pattern")
+        pattern = kept.pop("pattern", None)
         m.d.comb += [window[name].eq(value) for name, value in kept.items()]
         m.d.comb += window.nibbles.as_value().eq(self.memory.data.as_value())
-        with m.Switch(pattern):
-            for number, (width, phase) in enumerate(upsample_patterns(config)):
-                with m.Case(1 + number):
-                    first = phase * config.rows - 1 - width     # pixel of the window's first nibble
-                    for place in range(config.rows + 2 + 2 * width):
-                        pair, pixel = divmod(first + place, 2 * width)
-                        source = (1 + pair) * width // 2 + pixel % width // 2
-                        m.d.comb += window.nibbles[place].eq(self.memory.data[source])
+        for number, (width, phase) in enumerate(upsample_patterns(config)):
+            with m.If(pattern == 1 + number):
+                first = phase * config.rows - 1 - width     # pixel of the window's first nibble
+                for place in range(config.rows + 2 + 2 * width):
+                    pair, pixel = divmod(first + place, 2 * width)
+                    source = (1 + pair) * width // 2 + pixel % width // 2
+                    m.d.comb += window.nibbles[place].eq(self.memory.data[source])
         m.d.comb += [
             queue.w_data.eq(window),
             queue.w_en.eq(self.memory.valid),

@@ -294,10 +294,11 @@ def request_layout(config: Config) -> data.StructLayout:
     addr : addr_bits
         Nibble address of the left neighbour of row 0, or where upsampled of the run, see `upsample_patterns`.
     pattern : bits of the number of patterns
-        0: as it is in memory; else one more than the place in `upsample_patterns`.
+        0: as it is in memory; else one more than the place in `upsample_patterns`. Where there are none it is missing.
     """
-    return data.StructLayout(_window_members(config) | {
-        "addr": config.addr_bits, "pattern": range(len(upsample_patterns(config)) + 1)})
+    patterns = len(upsample_patterns(config))
+    return data.StructLayout(_window_members(config) | {"addr": config.addr_bits}
+                             | ({"pattern": range(patterns + 1)} if patterns else {}))
 
 
 def upsample_patterns(config: Config) -> list[tuple[int, int]]:

@@ -96,17 +96,17 @@ def _requests(config: Config, shape: tuple[int, int, int], k_tiles: int, entries
             for place, (number, line, taps) in enumerate(reads):
                 entry = entries[number]
                 neighbour = entry["base"] + tile * rows - 1 + width * (line - 1)
-                pattern = 0
+                pattern = {"pattern": 0} if upsample_patterns(config) else {}
                 if upsampled:
                     pair, before = divmod(tile * rows, 2 * width)   # of lines, that one of memory becomes
                     neighbour = entry["base"] + (pair - 1) * width // 2
-                    pattern = 1 + upsample_patterns(config).index((width, before // rows))
+                    pattern = {"pattern": 1 + upsample_patterns(config).index((width, before // rows))}
                 tile_last = place == len(reads) - 1
                 yield {
                     "mask": mask, "taps": taps, "last": (entry["last"] or tile_last) and last_of[number] == place,
                     "tile_last": tile_last, "ktile_last": tile_last and tile == tiles - 1,
-                    "half": half + k_tile & 1, "addr": neighbour % config.act_nibbles, "pattern": pattern,
-                } | {name: entry[name] for name in ("a_signed", "w_signed", "exponent", "group", "weight")}
+                    "half": half + k_tile & 1, "addr": neighbour % config.act_nibbles,
+                } | pattern | {name: entry[name] for name in ("a_signed", "w_signed", "exponent", "group", "weight")}
 
 
 def addrgen(config: Config, rng: np.random.Generator) -> Vectors:
@@ -181,7 +181,8 @@ def fetcher(config: Config, rng: np.random.Generator, count: int = 150) -> Vecto
             "weight": int(rng.integers(config.weight_depth)),
         } | {name: int(rng.integers(2)) for name in ("a_signed", "w_signed", "last", "tile_last", "ktile_last", "half")}
         reads.append(int(rng.integers(config.act_nibbles)))
-        requests.append(request_layout(config).const(step | {"addr": reads[-1], "pattern": pattern}).as_value().value)
+        request = step | {"addr": reads[-1]} | ({"pattern": pattern} if patterns else {})
+        requests.append(request_layout(config).const(request).as_value().value)
         windows.append(window_layout(config).const(
             step | {"nibbles": window.tolist()}).as_value().value)
         answers.append(join(nibbles, 4))
