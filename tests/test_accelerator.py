@@ -27,6 +27,7 @@ from tests.test_program import ERRORS, LEGAL, PARAMS, PROGRAM, TABLE, WEIGHTS, b
 from tests.test_program import simulator as legal_simulator
 
 IRQ_DONE, IRQ_ERROR, IRQ_START_IGNORED = 1, 2, 4
+WAIT = next(field.first_bit for field in FIELDS[Opcode.LOAD] if field.name == "wait")
 Build = Callable[[], FastSim]
 
 
@@ -122,7 +123,10 @@ def test_every_limit(accelerator: Build) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_corrupt_descriptors(accelerator: Build, seed: int) -> None:
-    """A bit of a network's program is turned over: the same error or result, or an end at least."""
+    """A bit of a network's program is turned over: the same error or result, or an end at least.
+
+    Not `wait` of a LOAD: whether one that does not wait overtakes what uses its place is a matter of time.
+    """
     rng = np.random.default_rng([seed, 22])
     twins = make(accelerator, rng)
     program, data = network(rng)
@@ -131,6 +135,8 @@ def test_corrupt_descriptors(accelerator: Build, seed: int) -> None:
         fields = FIELDS[decode(program.code[BYTES * index:BYTES * (index + 1)]).opcode]
         field = fields[rng.integers(len(fields))]
         bit = field.first_bit + int(rng.integers(field.bits)) if rng.random() < 0.8 else int(rng.integers(8 * BYTES))
+        if bit == WAIT and fields is FIELDS[Opcode.LOAD]:
+            continue
         code = bytearray(program.code)
         code[BYTES * index + bit // 8] ^= 1 << bit % 8
         try:
@@ -245,7 +251,7 @@ def test_a_bus_that_stops_answering(accelerator: Build, seed: int) -> None:
     sim.step(int(rng.integers(1, 200)))
     sim.pace_memory(8, 1)
     cycles = sim.run(10_000, until="irq")
-    assert 280 <= cycles <= 1000      # since the last transfer, some cycles before
+    assert 150 <= cycles <= 1000      # since the last transfer, before which a descriptor may have been checked
     assert twins.read(Register.ERROR) & 0xFF == ErrorCode.WATCHDOG
     sim.step(400)
     assert twins.read(Register.STATUS) & STATUS_READY

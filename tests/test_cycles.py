@@ -9,7 +9,7 @@ import pytest
 
 from golden.cycles import CAUSES, Counters, predict
 from golden.detector import Detection, Labels, label_cycles
-from golden.formats import FORMATS, U4, Tensor
+from golden.formats import FORMATS, S4, U4, Tensor
 from golden.layer import LabelPlace, Layer, LayerError, compile_layer, initial_memory, place
 from golden.machine import Machine
 from golden.scheduler import schedule
@@ -60,14 +60,15 @@ def open_sim(name: str) -> FastSim:
 
 
 def draw_layer(rng: np.random.Generator, config: Config) -> Layer:
-    """A layer of 4- and, where it can run, of 8-bit activations, of any density."""
+    """A layer of 4- and, where it can run, of 8-bit activations, of any density, some of them read upsampled."""
     while True:
         shape = [int(rng.integers(1, most)) for most in (12, 4, 8, 10)]
         density = rng.random() * rng.random((shape[0], 1, 1, 1))
         formats = list(FORMATS.values()) if config.sparse and rng.random() < 0.3 else [FORMATS["u4"]]
         fmt = formats[rng.integers(len(formats))]
         values = rng.integers(fmt.min, fmt.max + 1, shape) * (rng.random(shape) < density)
-        layer = random_layer(rng, config, inputs=(Tensor(values, fmt),))
+        layer = random_layer(rng, config, inputs=(Tensor(values, fmt),),
+                             upsampled=2 * shape[3] in config.upsampled_widths and rng.random() < 0.5)
         try:
             compile_layer(layer, config, place(layer, config))
         except LayerError:
@@ -124,7 +125,7 @@ def test_a_layer_waits_for_the_labels_of_the_one_before(name: str, transform: st
         rng = np.random.default_rng(seed)
         first = random_layer(rng, config, shape=(2, 1, 4, 4), outputs=4, kernel=1, transform=transform, residual=None)
         case = layer_case(rng, config, first, first=(0, 0, 0), detect=True)
-        following = chained_case(rng, config, case, U4)
+        following = chained_case(rng, config, case, U4, w_fmt=S4)
         engine.fill(case.before)
         for item in case.inputs:
             engine.set_labels(item.place, item.labels)
