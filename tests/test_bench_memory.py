@@ -55,8 +55,6 @@ MUTANTS = [
     ("addrgen", "next_valid & (~tile_valid | tile_done)", "next_valid & ~tile_valid", "cycles for"),
     ("addrgen", "fresh_ktile = Signal(init=1)", "fresh_ktile = Signal(init=1, reset_less=True)", "0 k-tiles taken"),
     ("fetcher", "READ_CYCLES = 2", "READ_CYCLES = 1", "of stream windows"),
-    ("fetcher", "(1 + pair) * width // 2", "pair * width // 2", "of stream windows"),
-    ("addrgen", "- width // 2", "- 1", "of stream requests"),
     ("fetcher", "self.idle.eq(taken == 0)", "self.idle.eq(~self.windows.valid)", "idle is"),
     ("fetcher", "taken = Signal(range(config.fetch_depth + 1))",
      "taken = Signal(range(config.fetch_depth + 1), reset_less=True)", "idle is"),

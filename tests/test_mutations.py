@@ -25,6 +25,8 @@ TESTS = {
     "sparse": "tiles_are_exact|zeros_in_every_position",
     "detector": "labels_of_every",
     "scheduler": "lists_of_every",
+    "fetcher": "windows_in_order",
+    "addrgen": "requests_of_every",
     "ppu": "every_layer_is_exact_while",
     "engine": "layers_back_to_back_are_exact_whatever|late_weights",
 }
@@ -116,6 +118,8 @@ MUTANTS = [
            " | (self.count.final << place)", ""),
 
     Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem", "row + (bank < first)", "row"),
+    Mutant("upsampled lines lie too near", "fetcher-16x16", "fetcher", "(1 + pair) * width // 2", "pair * width // 2"),
+    Mutant("an upsampled window begins too late", "addrgen-16x16", "addrgen", "- width // 2", "- 1"),
     Mutant("the right border is not masked", "engine-4x4", "addrgen", "(next_mask.right, ~right_edge)",
            "(next_mask.right, 1)"),
     Mutant("both k-tiles load into one half", "engine-4x4", "weights", "self.half ^ self.commit", "self.half"),
