@@ -45,6 +45,7 @@ from sqdm.device import DeviceError
 from .accelerator import SimBackend
 from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl
 from .fast import FastSim
+from .folders import add_folders
 from .job import add_arguments, job_of
 from .outcome import first_evaluations, labels_csv, mean, multiplying, percent, report_of, summary, zeros_markdown
 from .toolchain import ToolError
@@ -62,10 +63,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m sim.demo", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR",
-                        help="for Verilog, pictures and numbers (default: build/demo)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="where compiled simulations are kept (default: build)")
+    add_folders(parser, "demo", "Verilog, pictures and numbers")
     return parser.parse_args(arguments)
 
 

@@ -33,6 +33,7 @@ from hw.gen import convert
 
 from .engine import FastEngine
 from .fast import FastSim, Hang
+from .folders import add_folders
 from .measure import STALLS, Measured
 from .network import NetworkRun
 from .toolchain import ToolError
@@ -62,10 +63,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME",
                         help=f"one of {', '.join(MODELS)}, with ReLU (default: {DEFAULT_MODEL})")
     parser.add_argument("--samples", type=int, default=10, metavar="N", help="digits in the batch (default: 10)")
-    parser.add_argument("--out", type=Path, default=Path("build/layers"), metavar="DIR",
-                        help="for Verilog, tables and picture (default: build/layers)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="where compiled simulations are kept (default: build)")
+    add_folders(parser, "layers", "Verilog, tables and picture")
     return parser.parse_args(arguments)
 
 

@@ -37,6 +37,7 @@ from .beats import image_beats, ktile_beats, layer_word, memory_beats
 from .bench_speed import TIMES
 from .engine import FastEngine
 from .fast import FastSim, Hang
+from .folders import add_folders
 from .measure import STALLS, Measured, measure
 from .toolchain import ToolError, icarus
 from .words import Words, to_words
@@ -95,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements and return the exit code."""
     parser = argparse.ArgumentParser("python -m sim.speed", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR",
-                        help="for Verilog and speed.json (default: build/bench)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="where compiled simulations are kept (default: build)")
+    add_folders(parser, "bench", "Verilog and speed.json")
     options = parser.parse_args(arguments)
     try:
         return _measure(options.out, options.build)

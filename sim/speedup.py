@@ -29,6 +29,7 @@ from .accelerator import SimBackend
 from .baseline import dense_config
 from .drawing import GoldenRun, Job, RtlEvaluation, draw_golden, draw_rtl
 from .fast import FastSim
+from .folders import add_folders
 from .job import add_arguments, job_of
 from .outcome import mean, multiplying, percent
 from .toolchain import ToolError
@@ -46,10 +47,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m sim.speedup", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("build/speedup"), metavar="DIR",
-                        help="for Verilog and speedup.json (default: build/speedup)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="where compiled simulations are kept (default: build)")
+    add_folders(parser, "speedup", "Verilog and speedup.json")
     return parser.parse_args(arguments)
 
 

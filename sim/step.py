@@ -17,7 +17,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from sqdm import Device, DeviceError
 
 from .accelerator import SimBackend
 from .fast import FastSim
+from .folders import add_folders
 from .toolchain import ToolError
 
 __all__ = ["StepRun", "main", "run_step"]
@@ -177,10 +177,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latency", type=int, default=8, metavar="CYCLES", help="of host memory (default: 8)")
     parser.add_argument("--stall", type=float, default=0.0, metavar="SHARE",
                         help="of cycles in which a channel of the bus rests (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("build/step"), metavar="DIR",
-                        help="for Verilog and step.json (default: build/step)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="for compiled simulations (default: build)")
+    add_folders(parser, "step", "Verilog and step.json")
     return parser.parse_args(arguments)
 
 

@@ -41,6 +41,7 @@ from hw.gen import convert
 from .beats import ktile_beats
 from .engine import FastEngine
 from .fast import FastSim, Hang
+from .folders import add_folders
 from .toolchain import ToolError
 
 __all__ = ["BASELINE", "main", "model_rows", "trace_layer"]
@@ -189,10 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help=f"of the anchor (default: {' '.join(ANCHOR_LAYERS)})")
     parser.add_argument("--steps", nargs="+", type=int, default=ANCHOR_STEPS, metavar="T",
                         help=f"of the anchor (default: {' '.join(map(str, ANCHOR_STEPS))})")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), metavar="DIR",
-                        help="for Verilog and study.json (default: build/study)")
-    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR",
-                        help="where compiled simulations are kept (default: build)")
+    add_folders(parser, "study", "Verilog and study.json")
     options = parser.parse_args(arguments)
     config = replace(preset(options.preset), dense_taps=1)
     if options.fifo_depth:
