@@ -95,11 +95,8 @@ class Teacher:
         levels = torch.from_numpy(self.sigmas.astype(np.float32))[steps]
         return forward(self.parameters, x, levels, labels, self.info.activation)
 
-    def visited(self, samples: int, seed: int, student: FakeQuantised | None = None) -> Visited:
-        """What sampling with the float network meets, or with a student (the results are the float network's even so).
-
-        Samples have the classes 0, 1, ..., 9, 0, ...
-        """
+    def visited(self, samples: int, seed: int) -> Visited:
+        """What sampling with the float network meets; samples have the classes 0, 1, ..., 9, 0, ..."""
         labels = torch.arange(samples) % CLASSES
         seen: list[Visited] = []
 
@@ -108,8 +105,6 @@ class Teacher:
             steps = torch.full((samples,), number)
             results = _chunks(lambda *part: self.tensors(*part)["F"], inputs, steps, labels)
             seen.append(Visited(inputs, steps, labels, results))
-            if student is not None:
-                results = _chunks(lambda *part: student.forward(*part)["F"], inputs, steps, labels)
             return results[:, 0].numpy().astype(np.float64)[None]
 
         self.draw(network, samples, seed)
