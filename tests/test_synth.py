@@ -211,6 +211,24 @@ def test_equal_area_divides_speed_by_area():
         "1 dense, 3 taps + 2 sparse", "3 sparse", "2 dense, 1 taps"]
 
 
+def test_equal_area_reads_the_table(tmp_path, capsys):
+    path = tmp_path / "table.json"
+    items = [{"preset": preset, "target": "liberty", "block": block, "area": area, "counts": {"memories": 3}}
+             for preset in ("tiny", "default")
+             for block, area in (("dense", 100.0), ("sparse", 50.0), ("fp16", 800.0 if preset == "default" else 1.0))]
+    path.write_text(json.dumps({"areas": items}))
+    areas = equal_area.read_areas(path, "liberty")
+    assert areas == {"dense 3": ArrayArea(100, 0), "sparse": ArrayArea(50, 0), "fp16": ArrayArea(800, 0)}
+    lines = "\n".join(table({Mix(1, 0): 1000, Mix(0, 1): 500}, areas)).splitlines()
+    assert lines[0].split()[-1] == "FP16" and [line.split()[-1] for line in lines[2:]] == ["8.00", "32.00"]
+
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it has no dense and no sparse of default for ecp5: run `python -m synth.table" in capsys.readouterr().err
+    path.write_text("[]")
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it is not what synth.table writes" in capsys.readouterr().err
+
+
 def test_equal_area_needs_the_traces(capsys, tmp_path):
     assert equal_area.main(["--data", str(tmp_path)]) == 1
     assert f"cannot read {tmp_path}/trace_pre.npz: No such file or directory\n" in capsys.readouterr().err
