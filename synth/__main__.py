@@ -7,6 +7,7 @@
 
     python -m synth --pnr --preset tiny --device 45 --seeds 3       place and route for ECP5, best of three
     python -m synth --target liberty --liberty sg13g2_stdcell_typ_1p20V_25C.lib --block fp16
+    python -m synth.table --help                            all presets and targets in one table
 
 LUT-equivalents on ECP5: LUT4 + 2 CCU2C + 6 DPR16X4; on xc7: LUTs, those of distributed RAM and shift registers
 included. No DSPs are used. A row of the table is all instances of a module, without the modules in it. Verilog, tool
