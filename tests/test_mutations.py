@@ -34,7 +34,8 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in the module hw.`module`, the text `old`, which occurs once, reads `new`; `bench` must fail."""
+    """A fault: in the module `module`, of the package hw unless said otherwise, the text `old`, which occurs once,
+    reads `new`; `bench` must fail."""
 
     what: str
     bench: str
@@ -141,12 +142,13 @@ MUTANTS = [
 ]
 
 
-def mutated(mutant: Mutant) -> tuple[ModuleType, ModuleType]:
+def mutated(mutant: Mutant, package: str = "hw") -> tuple[ModuleType, ModuleType]:
     """The original module, and one made of its text with the fault."""
-    original = import_module(f"hw.{mutant.module}")
+    original = import_module(f"{package}.{mutant.module}")
     assert original.__file__ is not None
     text = Path(original.__file__).read_text()
-    assert text.count(mutant.old) == 1, f"hw/{mutant.module}.py has {text.count(mutant.old)} x {mutant.old!r}, not one"
+    found = text.count(mutant.old)
+    assert found == 1, f"{package}/{mutant.module}.py has {found} x {mutant.old!r}, not one"
     faulty = ModuleType(original.__name__)
     faulty.__package__ = original.__package__
     faulty.__file__ = original.__file__
