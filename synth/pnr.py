@@ -20,6 +20,7 @@ from hw.gen import Emitted, convert
 from sim.toolchain import ToolError, run
 
 from .area import SYNTH_BLOCKS, synthesise
+from .targets import ECP5_GOAL
 
 __all__ = ["DEVICES", "Hop", "Placed", "Routed", "Sources", "harness", "place_and_route", "read_report", "report",
            "tool"]
@@ -226,7 +227,8 @@ def place_and_route(block: str, config: Config, build: Path, *, device: str = "8
         emitted = convert(block, config, SYNTH_BLOCKS, source=True)
     wrapped, inputs, outputs = harness(emitted)
     stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-pnr"
-    synthesise(stem, emitted.verilog + wrapped, f"synth_ecp5 -nodsp -top harness -json {stem}.netlist", build,
+    script = f"{ECP5_GOAL}; synth_ecp5 -nodsp -top harness -json {stem}.netlist"
+    synthesise(stem, emitted.verilog + wrapped, script, build,
                f"synthesis of {emitted.top} for ecp5")
     sources = Sources(json.loads((build / f"{stem}.netlist").read_text()))
     runs = []
