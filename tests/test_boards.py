@@ -319,6 +319,7 @@ def test_a_project_for_the_open_tools(tmp_path):
     places = dict(re.findall(r'LOCATE COMP "(\w+)__io" SITE "(\w+)"', (folder / "sqdm_board.lpf").read_text()))
     assert {name: places[name] for name in ("clk25_0", "uart_0__rx", "uart_0__tx", "led_2")} == {
         "clk25_0": "G2", "uart_0__rx": "M1", "uart_0__tx": "L4", "led_2": "C1"}
+    assert "abc9.D" in (folder / "sqdm_board.ys").read_text()
     assert "-nodsp" in (folder / "sqdm_board.ys").read_text()
     assert json.loads((folder / "build_sqdm_board.json").read_text())
 

@@ -118,7 +118,8 @@ MUTANTS = [
     Mutant("a column goes on counting in the next k-tile", "detector-4x4", "detector",
            " | (self.count.final << place)", ""),
 
-    Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem", "row + (bank < first)", "row"),
+    Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem",
+           "Mux(bank < first, after, row)", "row"),
     Mutant("upsampled lines lie too near", "fetcher-16x16", "fetcher", "(1 + pair) * width // 2", "pair * width // 2"),
     Mutant("an upsampled window begins too late", "addrgen-16x16", "addrgen", "- width // 2", "- 1"),
     Mutant("the right border is not masked", "engine-4x4", "addrgen", "(next_mask.right, ~right_edge)",
