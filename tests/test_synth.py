@@ -75,7 +75,8 @@ def test_a_row_is_synthesised_and_its_accumulators_are_distributed_ram(tmp_path)
     assert json.loads(written.read_text())["lut_equivalents"] == area.total
 
 
-@pytest.mark.parametrize("name", ["xc7", "xcup", "ice40", "generic"])
+@pytest.mark.parametrize("name", ["xc7", "generic", *(pytest.param(name, marks=pytest.mark.soak)
+                                                      for name in ("xcup", "ice40"))])
 def test_the_other_targets_count_logic_and_flip_flops(name, tmp_path):
     area = measure("weight_halves", TINY, TARGETS[name], tmp_path)
     counts = TARGETS[name].count(area.cells)
@@ -234,14 +235,16 @@ def test_equal_area_needs_the_traces(capsys, tmp_path):
     assert f"cannot read {tmp_path}/trace_pre.npz: No such file or directory\n" in capsys.readouterr().err
 
 
-def test_small_blocks_of_tiny_cost_what_is_committed(tmp_path):
-    """The other entries of synth/figures.json take minutes: `make figures`."""
-    _, entries = figures.read()
-    cheap = [entry for entry in entries if entry.preset == "tiny" and entry.block in ("pe_row", "fetcher", "scheduler")]
-    assert len(cheap) >= 3
-    areas = [entry.measure(tmp_path) for entry in cheap]
-    assert not [line for entry, area in zip(cheap, areas, strict=True)
-                for line in figures.compare(entry, area.target.count(area.cells))]
+CHECKED = [("tiny", "pe_row"), ("ecp5", "dense"), ("ecp5", "sparse")]
+
+
+@pytest.mark.parametrize(("preset", "block"), CHECKED)
+def test_arrays_cost_what_is_committed(preset, block, tmp_path):
+    """Of a row of `tiny`, and of the arrays of `ecp5` with all that is in them; the other entries: `make figures`."""
+    (entry,) = (entry for entry in figures.read()[1] if (entry.preset, entry.block, entry.target) == (
+        preset, block, "ecp5"))
+    area = entry.measure(tmp_path)
+    assert not list(figures.compare(entry, area.target.count(area.cells)))
 
 
 def test_a_count_that_grew_or_shrank_is_a_difference(tmp_path, capsys, monkeypatch):
