@@ -40,8 +40,7 @@ __all__ = [
 
 VERILATOR_MINIMUM = (5, 36)  # the oldest that cocotb 2.1 supports
 ICARUS_MINIMUM = (11, 0)  # the oldest tried with cocotb 2.1
-# Of the functional lane. -O2 takes a sixth more CPU time for compilation and testbench together, and runs no faster
-# beside Python; Verilator's own choice, -Os, runs slower.
+# Of the functional lane: beside Python, -O2 runs no faster, and a compilation takes a quarter longer.
 OPTIMISATION = "-O1"
 INSTALL = "run `make venv`, or `pip install -e .[sim]` in this Python environment"
 
