@@ -3,31 +3,23 @@
 import json
 import re
 import subprocess
-import zlib
 
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect
 from amaranth.sim import Simulator
 
 from boards.__main__ import main
-from boards.bridge import SerialBridge as SerialBridgeRTL
 from boards.bringup import BASE, BringUp
 from boards.memory import AxiMemory
 from boards.uart import Receiver, Transmitter
 from hw.config import PRESETS
-from hw.gen import convert
-from hw.registers import Registers
 from sim.benches import BENCHES
-from sim.board import DIVISOR, GAP_BYTES, QUIET, TIMEOUT, SimulatedPort, build_board
-from sim.fast import FastSim
+from sim.board import QUIET, TIMEOUT, build_board
 from sim.toolchain import yosys
 from sqdm import selftest
-from sqdm.registers import MAGIC, Register
 from sqdm.serial_bridge import SerialBridge
-from sqdm.serial_protocol import REQUEST, Op
+from sqdm.serial_protocol import Op
 from tests.conftest import BUILD
 from tests.test_mutations import Mutant, mutated
 
@@ -238,39 +230,6 @@ def test_a_fault_of_the_memory_is_seen(what, old, new):
         run_memory_bench(faulty.AxiMemory, 1)
 
 
-class Link(wiring.Component):
-    """Bridge, memory and registers, without what makes an accelerator of them, which takes a minute to compile."""
-
-    def __init__(self, config):
-        self.config = config
-        super().__init__({"rx": In(1), "tx": Out(1)})
-
-    def elaborate(self, _platform):
-        m = Module()
-        m.submodules.bridge = bridge = SerialBridgeRTL(DIVISOR, GAP_BYTES * 10 * DIVISOR, BASE, 1 << 12)
-        m.submodules.memory = memory = AxiMemory(self.config, BASE, 1 << 12)
-        m.submodules.registers = registers = Registers(self.config)
-        connect(m, bridge.registers, registers.axi)
-        connect(m, bridge.memory, memory.host)
-        m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx)]
-        return m
-
-
-@pytest.fixture
-def link():
-    """Makes a simulation of `Link`; `mangle` is what the line does to bytes."""
-    made = []
-
-    def make(mangle=None):
-        verilog = convert("link", TINY, {"link": Link}).write(BUILD / "tests" / "link")[0]
-        made.append(SimulatedPort(FastSim.build(verilog, verilog.stem, BUILD), mangle=mangle))
-        return made[-1]
-
-    yield make
-    for port in made:
-        port.close()
-
-
 @pytest.fixture
 def board():
     """A simulated board."""
@@ -279,8 +238,8 @@ def board():
     port.close()
 
 
-def bridge_to(port, **arguments):
-    return SerialBridge(port, timeout=TIMEOUT, quiet=QUIET, **arguments)
+def bridge_to(port):
+    return SerialBridge(port, timeout=TIMEOUT, quiet=QUIET)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -293,6 +252,7 @@ def test_wrong_input_is_refused(arguments, message, capsys, tmp_path):
     assert capsys.readouterr().err.startswith(f"boards: {message}")
 
 
+@pytest.mark.soak
 def test_a_project_for_vivado(tmp_path, capsys):
     assert main(["arty-a7-100", "--build", str(tmp_path)]) == 0
     folder = tmp_path / "arty-a7-100"
@@ -324,58 +284,8 @@ def test_a_project_for_the_open_tools(tmp_path):
     assert json.loads((folder / "build_sqdm_board.json").read_text())
 
 
-def test_the_line_resynchronises_behind_garbage_and_damage(link):
-    """Behind random garbage, and with damage in both directions; every bit crosses the pins of the RTL."""
-    rng = np.random.default_rng(5)
-    rate = [0.0]
-
-    def mangle(byte, answer):
-        if rng.random() >= rate[0]:
-            return bytes([byte])
-        return [b"", bytes([byte ^ 1 << rng.integers(8)]), bytes([byte, int(rng.integers(256))]),
-                bytes([REQUEST, byte])][rng.integers(4)]
-
-    port = link(mangle)
-    bridge = bridge_to(port, retries=40)
-    assert (bridge.memory_base, bridge.memory_size, bridge.dropped, bridge.retried) == (BASE, 1 << 12, 0, 0)
-    expected = bytearray(bridge.memory.read(0, 600))
-    rate[0] = 0.01
-    for _ in range(6):
-        port.write(rng.bytes(int(rng.integers(1, 40))))
-        begin, data = int(rng.integers(0, 500)), rng.bytes(int(rng.integers(1, 100)))
-        bridge.memory.write(begin, data)
-        expected[begin:begin + len(data)] = data
-        assert int.from_bytes(bridge.registers.read(Register.ID, 4), "little") == MAGIC
-    assert bridge.memory.read(0, 600) == expected
-    assert bridge.retried > 0
-    rate[0] = 0.0
-    assert bridge.dropped > 0
-
-
-def test_a_repeated_write_is_not_done_again(link):
-    """The bytes of a write, sent twice: the second one changes nothing, whatever it says."""
-    port = link()
-    bridge = bridge_to(port)
-    sent = []
-    write, port.write = port.write, lambda data: sent.append(data) or write(data)
-    bridge.registers.write(Register.TIME_STEP, (7).to_bytes(4, "little"))
-    first = sent[-1]
-    assert first[1] == Op.WRITE_REGISTER
-    again = bytearray(first)
-    again[8] = 9        # another value under the same number: the bridge must not look at it
-    again[-4:] = zlib.crc32(again[1:-4]).to_bytes(4, "little")
-    write(bytes(again))
-    port.wait(300)
-    assert int.from_bytes(bridge.registers.read(Register.TIME_STEP, 4), "little") == 7
-    # A read in between: the number counts no more, and the write is done.
-    port.reset_input_buffer()
-    write(bytes(again))
-    port.wait(300)
-    assert int.from_bytes(bridge.registers.read(Register.TIME_STEP, 4), "little") == 9
-
-
-def test_the_self_test_passes_in_cocotb():
-    """The driver in a thread, cocotbext-uart on the pins, a small accelerator behind; the lights are looked at."""
+def test_the_board_passes_its_bench():
+    """The driver in a thread, cocotbext-uart on the pins, a small accelerator behind: self-test, damage, repetition."""
     next(bench for bench in BENCHES if bench.name == "board-2x2").run(1, build_dir=BUILD).require()
 
 
