@@ -2,43 +2,44 @@
 
 A window that is kept waits as `held` until the row keeps the next one, so that the end of a vector or of a tile can
 still be noted on it when the windows that follow are all zero: ends cost no cycle. Only a row in which a whole tile is
-zero keeps that tile's last window, and takes one cycle for it. A window's content is written when it comes, its note,
-the taps to multiply and the ends, when it is no longer held:
+zero keeps that tile's last window, and takes one cycle for it.
 
     cycle       0                   1                   2                   3               4
-    window 0    comes, is written   held, noted, read   head, tap 1         head, tap 6
-    window 1    .                   comes, is written   held                noted, read     head, tap 0
+    window 0    comes, is written   held, ends written  head, tap 1         head, tap 6
+    window 1    .                   comes, is written   held                ends written    head, tap 0
     window 2    .                   .                   all zero            comes
 
-The contents are written to the memory before the note is, so they can be read in the cycle in which the note is made.
-The read window stays in the memory's output register; so the memory has room for a full queue and the held window.
+All but the ends is written before the window counts as queued. So a window that becomes the head at once takes its
+nibbles from the memory in time; its plan, which is wanted in a register, it takes from `held`. Other heads take it from
+the memory, where the window behind the head is read all the time.
 """
 
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import TAPS, Config
+from .weights import NO_COLLISIONS
 
-__all__ = ["RowQueue", "content_layout", "row_window_layout"]
+__all__ = ["RowQueue", "row_window_layout"]
 
 
-def content_layout(config: Config) -> data.StructLayout:
-    """What is known of a row's window when it comes.
+def plan_layout(config: Config) -> data.StructLayout:
+    """What to do with a row's window.
 
     Members
     -------
-    nibbles : 9 nibbles
-        Those of taps that are not to be multiplied may be anything.
+    taps : 9 bits
+        Nibbles to multiply: used, inside the image, and not zero.
     others
         As `hw.interfaces.request_layout`.
     """
     return data.StructLayout({
-        "nibbles": data.ArrayLayout(4, TAPS),
+        "taps": TAPS,
         "a_signed": 1,
         "w_signed": 1,
         "exponent": 2,
@@ -48,22 +49,22 @@ def content_layout(config: Config) -> data.StructLayout:
     })
 
 
-def ends_layout() -> data.StructLayout:
-    """What a window ends: a vector, the tile, the k-tile."""
-    return data.StructLayout({"last": 1, "tile_last": 1, "ktile_last": 1})
-
-
 def row_window_layout(config: Config) -> data.StructLayout:
     """A row's share of a window.
 
     Members
     -------
-    content : content_layout
-    taps : 9 bits
-        Nibbles to multiply: used, inside the image, and not zero.
-    ends : ends_layout
+    nibbles : 9 nibbles
+        Those of taps that are not to be multiplied may be anything.
+    plan : plan_layout
+    ends : 1 bit each
+        It ends a vector, the tile, the k-tile.
     """
-    return data.StructLayout({"content": content_layout(config), "taps": TAPS, "ends": ends_layout()})
+    return data.StructLayout({
+        "nibbles": data.ArrayLayout(4, TAPS),
+        "plan": plan_layout(config),
+        "ends": data.StructLayout({"last": 1, "tile_last": 1, "ktile_last": 1}),
+    })
 
 
 class RowQueue(wiring.Component):
@@ -84,8 +85,8 @@ class RowQueue(wiring.Component):
         The bit of the step's tap; 0 for the step of a tile that is all zero.
     window_end : Out(1)
         It is the window's last step.
-    content, ends : Out
-        Of the step's window.
+    head : Out(row_window_layout)
+        The step's window; its `taps` are those that are left.
     idle : Out(1)
         No window is here.
     """
@@ -100,24 +101,23 @@ class RowQueue(wiring.Component):
             "step": In(1),
             "tap": Out(TAPS),
             "window_end": Out(1),
-            "content": Out(content_layout(config)),
-            "ends": Out(ends_layout()),
+            "head": Out(row_window_layout(config)),
             "idle": Out(1),
         })
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        window, depth = self.window, self.config.fifo_depth
-        # Where the next window kept goes, where the held one is (or, if none is, will be), and which to read next.
+        window, depth, layout = self.window, self.config.fifo_depth, row_window_layout(self.config).members
+        # Where the next window kept goes, where the held one is (or, if none is, will be), and the one behind the head.
         slots = 1 << (depth - 1).bit_length()
-        place, noted, front = (Signal(range(slots), name=name) for name in ("place", "noted", "front"))
+        place, noted, behind = (Signal(range(slots), name=name) for name in ("place", "noted", "behind"))
 
         # Hold back the last window kept, until it is known what it ends.
-        note = data.StructLayout({"taps": TAPS, "ends": ends_layout()})
-        held = Signal(note, reset_less=True)
+        queued = data.StructLayout({"plan": layout["plan"], "ends": layout["ends"]})
+        held, head = Signal(queued, reset_less=True), Signal(queued, reset_less=True)
         held_valid = Signal()
         open_tile = Signal()    # the held window belongs to the tile that is being broadcast
-        nonzero = window.taps.any()
+        nonzero = window.plan.taps.any()
         takes, push, pop = Signal(), Signal(), Signal()
         m.d.comb += [
             takes.eq(self.en & (nonzero | window.ends.tile_last & ~open_tile)),
@@ -125,7 +125,7 @@ class RowQueue(wiring.Component):
             pop.eq(self.step & self.window_end),
         ]
         with m.If(takes):
-            m.d.sync += [held.taps.eq(window.taps), held.ends.eq(window.ends), held_valid.eq(1), place.eq(place + 1)]
+            m.d.sync += [held.plan.eq(window.plan), held.ends.eq(window.ends), held_valid.eq(1), place.eq(place + 1)]
             with m.If(~nonzero):    # the whole tile is zero
                 m.d.sync += held.ends.last.eq(1)
         with m.Elif(push):
@@ -149,40 +149,54 @@ class RowQueue(wiring.Component):
         m.d.comb += [self.ready.eq(~full), self.idle.eq(~self.valid & ~held_valid)]
 
         # The next window moves up when the head is done, or while there is none.
-        contents = Memory(shape=content_layout(self.config), depth=slots, init=[],
-                          attrs={"no_rw_check": 1, "ram_style": "block"})
-        notes = Memory(shape=note, depth=slots, init=[])
-        m.submodules.contents, m.submodules.notes = contents, notes
-        content_write, content_read = contents.write_port(), contents.read_port()
-        note_write, note_read = notes.write_port(), notes.read_port(domain="comb")
         advance = ~self.valid | pop
-        more = level[1:].any()
-        following = Mux(more, note_read.data.as_value(), held.as_value())
-        head = Signal(note, reset_less=True)
+        more = level[1:].any()      # windows behind the head
+        nibbles = self._memory(m, "nibbles", layout["nibbles"], place, window.nibbles, takes, behind, advance)
+        plan = self._memory(m, "plan", layout["plan"], place, window.plan, takes,
+                            Mux(pop & more, behind + 1, behind), 1)
+        ends = Memory(shape=layout["ends"], depth=slots, init=[])
+        m.submodules.ends = ends
+        ends_write, ends_read = ends.write_port(), ends.read_port(domain="comb")
         m.d.comb += [
-            content_write.addr.eq(place),
-            content_write.data.eq(window.content),
-            content_write.en.eq(takes),
-            content_read.addr.eq(front),
-            content_read.en.eq(advance),
-            note_write.addr.eq(noted),
-            note_write.data.eq(held),
-            note_write.en.eq(push),
-            note_read.addr.eq(front),
-            self.content.eq(content_read.data),
-            self.ends.eq(head.ends),
+            ends_write.addr.eq(noted),
+            ends_write.data.eq(held.ends),
+            ends_write.en.eq(push),
+            ends_read.addr.eq(behind),
+            self.head.nibbles.eq(nibbles),
+            self.head.plan.eq(head.plan),
+            self.head.ends.eq(head.ends),
         ]
         with m.If(advance & (more | push)):
-            m.d.sync += front.eq(front + 1)
+            m.d.sync += behind.eq(behind + 1)
 
         # The head's taps, lowest first. A window without any makes one step.
-        below = [head.taps[:number].any() for number in range(TAPS)]
+        taps = head.plan.taps
+        below = [taps[:number].any() for number in range(TAPS)]
         m.d.comb += [
-            self.tap.eq(Cat(head.taps[number] & ~below[number] for number in range(TAPS))),
-            self.window_end.eq(~reduce(or_, (head.taps[number] & below[number] for number in range(1, TAPS)))),
+            self.tap.eq(Cat(taps[number] & ~below[number] for number in range(TAPS))),
+            self.window_end.eq(~reduce(or_, (taps[number] & below[number] for number in range(1, TAPS)))),
         ]
         with m.If(advance):
-            m.d.sync += head.eq(following)
+            m.d.sync += [
+                head.plan.eq(Mux(more, plan, held.plan)),
+                head.ends.eq(Mux(more, ends_read.data.as_value(), held.ends)),
+            ]
         with m.Elif(self.step):
-            m.d.sync += head.taps.eq(Cat(head.taps[number] & below[number] for number in range(TAPS)))
+            m.d.sync += taps.eq(Cat(taps[number] & below[number] for number in range(TAPS)))
         return m
+
+    @staticmethod
+    def _memory(m: Module, name: str, layout: data.Layout, place: Signal, item: data.View, takes: Value,
+                address: Value, enable: ValueLike) -> Value:
+        """Make a memory that takes the windows as they come; return what was read in the last cycle."""
+        memory = Memory(shape=layout, depth=1 << len(place), init=[], attrs=NO_COLLISIONS | {"ram_style": "block"})
+        m.submodules[name] = memory
+        writer, reader = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            writer.addr.eq(place),
+            writer.data.eq(item),
+            writer.en.eq(takes),
+            reader.addr.eq(address),
+            reader.en.eq(enable),
+        ]
+        return reader.data.as_value()

@@ -93,8 +93,8 @@ class SparseRow(wiring.Component):
         m.d.comb += [queue.window.eq(self.window), queue.en.eq(self.en), self.ready.eq(queue.ready)]
 
         # One nonzero per cycle.
-        content, step = queue.content, control.step
-        last = queue.window_end & queue.ends.last
+        plan, ends, step = queue.head.plan, queue.head.ends, control.step
+        last = queue.window_end & ends.last
         blocked = last & (control.wait_drain | control.wait_bank)
         m.d.comb += [
             self.busy.eq(queue.valid & ~blocked),
@@ -103,11 +103,11 @@ class SparseRow(wiring.Component):
             queue.step.eq(self.busy),
             control.accept.eq(self.busy),
             step.last.eq(last),
-            step.tile_last.eq(queue.ends.tile_last),
-            step.ktile_last.eq(queue.ends.ktile_last),
-            step.half.eq(content.half),
-            step.group.eq(content.group),
-            step.exponent.eq(content.exponent),
+            step.tile_last.eq(ends.tile_last),
+            step.ktile_last.eq(ends.ktile_last),
+            step.half.eq(plan.half),
+            step.group.eq(plan.group),
+            step.exponent.eq(plan.exponent),
         ]
         # Its kernel line, and its place there.
         line, place = Signal(range(LINE_TAPS)), Signal(range(LINE_TAPS))
@@ -116,24 +116,27 @@ class SparseRow(wiring.Component):
             place.eq(Cat(queue.tap[number::LINE_TAPS].any() for number in range(1, LINE_TAPS))),
         ]
 
-        # Operands: the weight word arrives two cycles after it is asked for.
-        chosen = Signal(data.StructLayout({"nibble": 4, "a_signed": 1, "w_signed": 1}), reset_less=True)
+        # Operands: the weight word arrives two cycles after it is asked for. Of each line one nibble is not masked.
+        chosen = Signal(data.ArrayLayout(4, LINE_TAPS), reset_less=True)
+        signs = Signal(2, reset_less=True)      # of the chosen nibbles: a_signed, w_signed
         a = Signal(signed(5), reset_less=True)
         w_signed = Signal(reset_less=True)
+        nibble = Signal(4)
+        m.d.comb += nibble.eq(reduce(or_, chosen))
+        m.d.sync += [chosen[number].eq(reduce(or_, (queue.head.nibbles[tap] & queue.tap[tap].replicate(4)
+                                                    for tap in range(number * LINE_TAPS, (number + 1) * LINE_TAPS))))
+                     for number in range(LINE_TAPS)]
         m.d.sync += [
-            chosen.nibble.eq(reduce(or_, (nibble & queue.tap[number].replicate(4)
-                                          for number, nibble in enumerate(content.nibbles)))),
-            chosen.a_signed.eq(content.a_signed),
-            chosen.w_signed.eq(content.w_signed),
-            a.eq(Cat(chosen.nibble, chosen.nibble[3] & chosen.a_signed)),
-            w_signed.eq(chosen.w_signed),
+            signs.eq(Cat(plan.a_signed, plan.w_signed)),
+            a.eq(Cat(nibble, nibble[3] & signs[0])),
+            w_signed.eq(signs[1]),
         ]
         words = [weights.weights.word_select(lane, 4) for lane in range(config.cols)]
         m.d.comb += [
             weights.en.eq(self.busy),
-            weights.half.eq(content.half),
+            weights.half.eq(plan.half),
             weights.tap.eq(place),
-            weights.addr.eq(content.weight + line),
+            weights.addr.eq(plan.weight + line),
             scales.en.eq(control.scale_en),
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
@@ -177,11 +180,10 @@ class SparseArray(wiring.Component):
 
         # Align the three lines of the window.
         layout = row_window_layout(config).members
-        content = Signal(layout["content"], reset_less=True)    # but for the nibbles
+        plan = Signal(layout["plan"], reset_less=True)      # its taps: those used by the channel
         ends = Signal(layout["ends"], reset_less=True)
         lines = Signal(data.ArrayLayout(data.ArrayLayout(4, rows + 2), LINE_TAPS), reset_less=True)
         mask = Signal.like(window.mask, reset_less=True)
-        taps = Signal.like(window.taps, reset_less=True)
         valid = Signal()
         accept = Signal()   # the aligned window is broadcast
         m.d.comb += self.windows.ready.eq(~valid | accept)
@@ -189,10 +191,9 @@ class SparseArray(wiring.Component):
             m.d.sync += valid.eq(self.windows.valid)
             m.d.sync += [lines[line].eq(kernel_line(m, window.nibbles.as_value(), self.pitch, config.window_width, line,
                                                     rows + 2)) for line in range(LINE_TAPS)]
-            m.d.sync += [content[name].eq(window[name])
-                         for name in layout["content"].members if name != "nibbles"]
+            m.d.sync += [plan[name].eq(window[name]) for name in layout["plan"].members]
             m.d.sync += [ends[name].eq(window[name]) for name in layout["ends"].members]
-            m.d.sync += [mask.eq(window.mask), taps.eq(window.taps)]
+            m.d.sync += mask.eq(window.mask)
 
         # Tiles broadcast and tiles read, modulo 4, and their masks.
         masks = Array(skews(rows))
@@ -213,7 +214,8 @@ class SparseArray(wiring.Component):
         for pixel in range(rows):
             beside = (mask.left[pixel], 1, mask.right[pixel])
             present.append(Cat(
-                lines[line][pixel + tap].any() & mask.lines[line][pixel] & beside[tap] & taps[LINE_TAPS * line + tap]
+                lines[line][pixel + tap].any() & mask.lines[line][pixel] & beside[tap]
+                & plan.taps[LINE_TAPS * line + tap]
                 for line in range(LINE_TAPS) for tap in range(LINE_TAPS)))
         columns = [Cat(line[column] for line in lines) for column in range(rows + 2)]
         row_taps = [row for block in exchanged(m, present, deal, bits, name="taps") for row in block]
@@ -232,10 +234,10 @@ class SparseArray(wiring.Component):
             m.d.sync += done.eq(done + sparse_row.ktile_done - release)
             finished.append(done != 0)
             m.d.comb += [
-                sparse_row.window.content.eq(content),
-                Cat(sparse_row.window.content.nibbles).eq(
+                Cat(sparse_row.window.nibbles).eq(
                     Cat(column.word_select(line, 4) for line in range(LINE_TAPS) for column in row_columns[row])),
-                sparse_row.window.taps.eq(row_taps[row]),
+                *(sparse_row.window.plan[name].eq(plan[name]) for name in layout["plan"].members if name != "taps"),
+                sparse_row.window.plan.taps.eq(row_taps[row]),
                 sparse_row.window.ends.eq(ends),
                 sparse_row.en.eq(accept),
                 sparse_row.load.beat.eq(self.load),
