@@ -24,7 +24,10 @@ from .interfaces import write_layout
 __all__ = ["ActivationMemory", "read_port_signature"]
 
 
-def _rotated(m: Module, name: str, value: Value, by: Value, length: int, size: int) -> Value:
+COARSE = 2  # stages of a read's rotation before the register; the memory itself takes half of that cycle
+
+
+def _rotated(m: Module, name: str, value: Value, by: Value, bits: range, length: int, size: int) -> Value:
     """Rotate down by a number of items of `size` bits, and return the first `length` items.
 
     Halves of the way, then quarters and so on: a stage makes no more items than the stages after it can still reach.
@@ -35,15 +38,15 @@ def _rotated(m: Module, name: str, value: Value, by: Value, length: int, size: i
     name : str
         Of the stages' signals.
     value : Value
-        At most 2 ** len(by) items; those that are missing may be anything.
     by : Value
         Unsigned.
+    bits : range
+        Those of `by` that count; from `length` items on, as many more follow as the bits below them can ask for.
     """
-    total = 1 << len(by)
-    value = Cat(value, Const(0, size * total - len(value)))
-    for bit in reversed(range(len(by))):
+    length += (1 << bits.start) - 1
+    for bit in reversed(bits):
         step = 1 << bit
-        stage = Signal(size * min(total, length + step - 1), name=f"{name}_{step}")
+        stage = Signal(min(len(value), size * (length + step - (1 << bits.start))), name=f"{name}_{step}")
         around = Cat(value, value)
         m.d.comb += stage.eq(Mux(by[bit], around[size * step:][:len(stage)], value[:len(stage)]))
         value = stage
@@ -77,8 +80,8 @@ def read_port_signature(config: Config) -> wiring.Signature:
 class ActivationMemory(wiring.Component):
     """Banked nibble memory with one write port and `read_ports` read ports.
 
-    A read takes two cycles: the banks, then the rotation. A write lands two cycles after it is given. A read in the
-    cycle of a write, or in the one after it, returns the old nibbles.
+    A read takes two cycles: the banks, then half of the rotation, of which the rest follows the register. A write lands
+    two cycles after it is given. A read in the cycle of a write, or in the one after it, returns the old nibbles.
 
     Members
     -------
@@ -125,8 +128,10 @@ class ActivationMemory(wiring.Component):
         low_bits = (period - 1).bit_length()
         low, block = rotation[:low_bits], rotation[low_bits:]
         back = (-low)[:low_bits]
-        rotated_data = _rotated(m, "data", self.write.data.as_value(), back, period, 4)
-        rotated_mask = _rotated(m, "mask", self.write.mask, back, period, 1)
+        missing = period - config.write_nibbles
+        rotated_data = _rotated(m, "data", Cat(self.write.data.as_value(), Const(0, 4 * missing)), back,
+                                range(low_bits), period, 4)
+        rotated_mask = _rotated(m, "mask", Cat(self.write.mask, Const(0, missing)), back, range(low_bits), period, 1)
         write_data = Signal(4 * period, reset_less=True)
         write_mask = Signal(config.row_nibbles)
         m.d.sync += write_data.eq(rotated_data)
@@ -159,12 +164,18 @@ class ActivationMemory(wiring.Component):
                 words.append(reader.data)
             banked = Signal(name=f"banked{port}")
             rotation = Signal(offset_bits, name=f"rotation{port}", reset_less=True)
-            run = Signal.like(read.data.as_value(), name=f"run{port}", reset_less=True)
-            m.d.comb += [read.ready.eq(1), read.data.as_value().eq(run)]
+            fine = Signal(offset_bits - COARSE, name=f"fine{port}", reset_less=True)
+            coarse = _rotated(m, f"coarse{port}", Cat(*words), rotation, range(len(fine), offset_bits), config.run, 4)
+            run = Signal(len(coarse), name=f"run{port}", reset_less=True)
             m.d.sync += [
                 banked.eq(read.en),
                 rotation.eq(split(read.addr)[0]),
                 read.valid.eq(banked),
-                run.eq(_rotated(m, f"port{port}", Cat(*words), rotation, config.run, 4)),
+                fine.eq(rotation),
+                run.eq(coarse),
+            ]
+            m.d.comb += [
+                read.ready.eq(1),
+                read.data.as_value().eq(_rotated(m, f"fine{port}", run, fine, range(len(fine)), config.run, 4)),
             ]
         return m

@@ -93,7 +93,8 @@ MUTANTS = [
            "release.eq(Cat(finished).all())", "release.eq(Cat(finished).any())"),
 
     Mutant("nothing is rounded", "ppu-4x4", "ppu", "rounding.eq((1 << layer.shift) >> 1)", "rounding.eq(0)"),
-    Mutant("large results are not clamped", "ppu-4x4", "ppu", "m.Elif(shifted > most)", "m.Elif(shifted != shifted)"),
+    Mutant("large results are not clamped", "ppu-4x4", "ppu", "m.Elif(large | ", "m.Elif("),
+    Mutant("negative digits of R lack one", "ppu-4x4", "ppu", " + correction(r_code)", ""),
     Mutant("8-bit residuals are unsigned", "ppu-4x4", "ppu", "high[3] & fmt.signed", "high[3] & 0"),
     Mutant("strided channels begin a pixel late", "ppu-4x4", "ppu", "line_step) - 1, 1), x_step)",
            "line_step) - 1, 2), x_step)"),
@@ -127,8 +128,8 @@ MUTANTS = [
 
     Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem",
            "Mux(bank < first, after, row)", "row"),
-    Mutant("upsampled lines lie too near", "fetcher-16x16", "fetcher", "(1 + pair) * width // 2", "pair * width // 2"),
-    Mutant("an upsampled window begins too late", "addrgen-16x16", "addrgen", "- width // 2", "- 1"),
+    Mutant("upsampled lines lie too near", "fetcher-16x16", "fetcher", "(line + 1 - odd) // 2", "line // 2"),
+    Mutant("an upsampled window begins too late", "addrgen-16x16", "addrgen", "width // 2 + 1", "1"),
     Mutant("the right border is not masked", "engine-4x4", "addrgen", "(next_mask.right, ~right_edge)",
            "(next_mask.right, 1)"),
     Mutant("both k-tiles load into one half", "engine-4x4", "weights", "self.half ^ self.commit", "self.half"),
