@@ -187,7 +187,7 @@ def predict_program(machine: Machine, program: Program, data: bytes | bytearray,
                 for mine, its in zip(total.array, found.array, strict=True):
                     for cause in mine:
                         mine[cause] += its[cause]
-    total.run = max(time.sequencer, time.done, time.bus) + 1
+    total.run = max(time.sequencer, time.done, time.bus) + 2
     total.idle = total.run - busy
     return total
 
