@@ -123,12 +123,14 @@ class Loader(wiring.Component):
 
         m.submodules.queue = queue = fifo.SyncFIFO(width=job_layout(config).size, depth=JOBS)
         job = Signal(job_layout(config), reset_less=True)
+        last_sample = Signal(range(half_samples), reset_less=True)
         at_work = Signal()
         number = Signal(24)     # beats of the job that passed
         passed = Signal()       # a beat passes
         done = Signal()
         with m.If(done | ~at_work):
             m.d.sync += [job.eq(queue.r_data), at_work.eq(queue.r_rdy)]
+            m.d.sync += last_sample.eq(data.View(job_layout(config), queue.r_data).count - 1)
         m.d.comb += [
             queue.r_en.eq(done | ~at_work),
             queue.w_data.eq(self.jobs.payload),
@@ -195,8 +197,8 @@ class Loader(wiring.Component):
             with m.Case(Job.BATCH):
                 m.d.comb += [
                     done.eq(passed & beats.payload.last),
-                    block_write.en.eq(passed & (number < job.count)),
-                    index_write.en.eq(passed & (number >= job.count)),
+                    block_write.en.eq(passed & (number[:16] < job.count)),
+                    index_write.en.eq(passed & (number[:16] >= job.count)),
                     self.bad_batch.eq(index_write.en & (value >= job.count)),
                 ]
             with m.Case(Job.ACTIVATION, Job.TABLE):
@@ -231,7 +233,7 @@ class Loader(wiring.Component):
                     skid.i.valid.eq(at_work),
                     beats.ready.eq(0),
                     passed.eq(skid.i.valid & skid.i.ready),
-                    done.eq(passed & (number == job.count - 1)),
+                    done.eq(passed & (number[:len(last_sample)] == last_sample)),
                     load.space.eq(Space.SAMPLE),
                     load.address.eq(job.first + number),
                     load.data.eq(place_read.data),
