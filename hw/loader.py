@@ -1,8 +1,8 @@
 """Loader: takes the beats that were read from host memory to where its jobs say.
 
 A job belongs to one command of the read DMA, and jobs are in the order of the commands, so the first beat that comes is
-the first job's; two kinds of job read nothing. Registers lie between beats and memories; a LAYER job is done when all before
-it is in the memories.
+the first job's; two kinds of job read nothing. Registers lie between beats and memories; a LAYER job is done when all
+before it is in the memories.
 
     DESCRIPTOR  into the descriptor register
     BATCH       block numbers and sample indices, into two small memories
