@@ -25,8 +25,8 @@ MUTANTS = [
 
     (Mutant("what ends with its region is refused", "checker-64", "checker", "carry.eq(step.do != Do.MOST)",
             "carry.eq(1)"), ANY),
-    (Mutant("a run is counted that there is not", "checker-64", "checks", "made.on(Do.SUBTRACT, named[stride])", "pass"),
-     ANY),
+    (Mutant("a run is counted that there is not", "checker-64", "checks", "made.on(Do.SUBTRACT, named[stride])",
+            "pass"), ANY),
     (Mutant("only the first block of parameters is looked at", "checker-64", "checker",
             "self.block_index + 1 < self.blocks", "self.block_index + 1 < 1"), ANY),
     (Mutant("a region is taken for its first nibble", "checker-64", "checks", "made.on(Do.SET, named[out.end])",
