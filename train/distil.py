@@ -49,7 +49,7 @@ class Options:
     few: int = 100
     samples: int = 4000
     block_iterations: int = 300
-    iterations: int = 5000
+    iterations: int = 4000
     batch: int = 64
     weight_rate: float = 3e-4
     code_rate: float = 1e-2
