@@ -117,8 +117,8 @@ class SparseRow(wiring.Component):
         m.submodules.queue = queue = fifo.SyncFIFO(width=layout.size, depth=config.fifo_depth)
         m.submodules.weights = weights = TapWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
-        m.submodules.control = control = RowControl(config)
-        m.submodules.pe_row = pe_row = PERow(config, 1, weight_bits=5)
+        m.submodules.control = control = RowControl(config, sparse=True)
+        m.submodules.pe_row = pe_row = PERow(config, sparse=True)
 
         # Hold back the last window kept, until it is known what it ends.
         held = Signal(layout, reset_less=True)
@@ -175,16 +175,13 @@ class SparseRow(wiring.Component):
 
         # Operands: the weight word arrives two cycles after it is asked for.
         chosen = Signal(data.StructLayout({"nibble": 4, "a_signed": 1, "w_signed": 1}), reset_less=True)
-        a = Signal(signed(5), reset_less=True)
         w_signed = Signal(reset_less=True)
         m.d.sync += [
             chosen.nibble.eq(head.nibbles.as_value().word_select(tap, 4)),
             chosen.a_signed.eq(head.a_signed),
             chosen.w_signed.eq(head.w_signed),
-            a.eq(Cat(chosen.nibble, chosen.nibble[3] & chosen.a_signed)),
             w_signed.eq(chosen.w_signed),
         ]
-        words = [weights.weights.word_select(lane, 4) for lane in range(config.cols)]
         m.d.comb += [
             weights.en.eq(self.busy),
             weights.addr.eq(head.weight + tap),
@@ -192,7 +189,9 @@ class SparseRow(wiring.Component):
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
             control.codes.eq(scales.codes),
-            pe_row.a[0].eq(a),
+            pe_row.a[0].eq(Cat(chosen.nibble, chosen.nibble[3] & chosen.a_signed)),
+            pe_row.w.as_value().eq(weights.weights),
+            pe_row.w_signed.eq(w_signed),
             pe_row.control.eq(control.control),
             self.complete.eq(control.complete),
             control.release.eq(self.release),
@@ -201,7 +200,6 @@ class SparseRow(wiring.Component):
             self.ktile_done.eq(control.ktile_done),
             self.idle.eq(control.idle & ~queue.r_rdy & ~held_valid),
         ]
-        m.d.comb += [pe_row.w[0][lane].eq(Cat(word, word[3] & w_signed)) for lane, word in enumerate(words)]
         for memory in (weights, scales):
             m.d.comb += [memory.load.beat.eq(self.load.beat), memory.load.en.eq(self.load.en),
                          memory.load.half.eq(self.load.half)]
