@@ -63,7 +63,7 @@ class Config:
     dense_taps : int
         Multipliers in front of each accumulator of a dense array: 3 (a kernel line per cycle) or 1.
     lanes_per_scale : int
-        Lanes (output channels) of a row that share one scale unit. A vector drains in this many cycles.
+        Lanes (output channels) of a row that share one scale unit, at least 2. A vector drains in this many cycles.
     group : int
         Largest group of channels that shares a weight scale and that the local accumulator holds whatever the
         data are. Larger groups run where the layer's own weights prove that they fit.
