@@ -157,7 +157,7 @@ class Config:
         self._range("fifo_depth", 1, 64, "rows of a sparse array buffer their windows")
         self._require(self.dense_taps in (1, 3), "dense_taps", "1 or 3",
                       "an array takes one tap or one kernel line per cycle")
-        self._range("lanes_per_scale", 2, self.cols, "an accumulator is read the cycle before it is written")
+        self._range("lanes_per_scale", 2, self.cols, "the accumulators of a scale unit go round")
         self._range("group", 1, 64, "the local accumulator is sized for it")
         self._range("scale_exp_bits", 1, 4, "UE4M3 is the widest scale format")
         self._range("scale_man_bits", 3, 3, "scale codes are FP8 bytes with three bits of mantissa")

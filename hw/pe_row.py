@@ -3,22 +3,26 @@
     product stage      dot[k]   <= sum over taps of a[tap] * w[tap][k]
     sum stage          local[k] <= local[k] + dot[k];  at a vector's end the sum moves to hold[k] and local[k] to 0
     drain              each scale unit takes its `lanes_per_scale` lanes of hold[] in turn, one per cycle
-    scale unit         value <= (hold * mantissa) << shift            four cycles, `old` <= acc[bank][k] in the last
-    accumulator        acc[bank][k] <= old + value                    one cycle
+    scale unit         value <= (hold * mantissa) << shift            four cycles
+    accumulator        ring[k] <= ring[k] + value, to acc[bank][k]    one cycle
 
 A vector's sum leaves `hold` while the next vector adds up in `local`; a tile's accumulators are read from one bank
-while the next tile fills the other. All control comes from outside: the dense array drives all rows with one set.
+of `acc` while the next tile fills the other. All control comes from outside: the dense array drives all rows with one
+set.
 
 A product is the sum of two multiples of the activation a, each chosen by two bits of the weight as they are:
 
     bits 1, 0     00    01    10    11          bits 3, 2     10    11    00    01
     low         -2 a   - a     0     a          high        -6 a  -2 a   2 a   6 a
 
--8 = -2 - 6 up to 7 = 1 + 6: every weight is one of the sixteen pairs. The row makes 3 a once, for all lanes; then a bit
-of a multiple is a function of two data bits and two weight bits, one LUT of four inputs. A negative multiple is the
-complement of the positive one, and its missing 1 goes into an adder as carry: bit 3 into the product's own adder, the
-complement of bit 1 into the adder after that.
+-8 = -2 - 6 up to 7 = 1 + 6: every weight is one of the sixteen pairs. The row makes 3 a and -a once, for all lanes;
+then a bit of a multiple is a function of two data bits and two weight bits, one LUT of four inputs: of -a for the low
+multiple, of a and 3 a for the high one. With bit 1, and bit 3, it is the complement of what is to be negated, and the
+missing 1 goes into an adder as carry: bit 3 into the product's own, bit 1 into the one after that.
 """
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -55,12 +59,12 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
         Of the lane taken in the last cycle.
     shift_by : `shift_bits` x scale_units
         Of the lane taken three cycles ago.
-    old_bank : 1 bit, old_lane : bits of lanes_per_scale
-        Accumulator of the lane taken three cycles ago.
     overwrite : 1 bit
-        The tile's first vector: take 0 for it.
-    write : 1 bit, write_bank : 1 bit, write_lane : bits of lanes_per_scale
-        Write the sum there.
+        The lane taken three cycles ago is of the tile's first vector: its accumulator begins with 0.
+    write : 1 bit
+        Add the value of the lane taken four cycles ago to its accumulator.
+    write_bank : 1 bit, write_lane : bits of lanes_per_scale
+        Which one.
     read_bank : 1 bit, read_lane : bits of cols
         Accumulator to be read.
     """
@@ -72,8 +76,6 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
         "drain_lane": range(config.lanes_per_scale),
         "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
         "shift_by": data.ArrayLayout(shift_bits(config, sparse=sparse), units),
-        "old_bank": 1,
-        "old_lane": range(config.lanes_per_scale),
         "overwrite": 1,
         "write": 1,
         "write_bank": 1,
@@ -83,7 +85,7 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
     })
 
 
-def _choose(values: list[Signal], number: Value) -> Value:
+def _choose(values: Sequence[Value], number: Value) -> Value:
     """Choose one of several values by its number.
 
     A chain of LUTs of four inputs, with two values each. The link with the chosen value finds the last bit of the
@@ -92,7 +94,7 @@ def _choose(values: list[Signal], number: Value) -> Value:
     bits = len(values[0])
     chain: Value = number[0].replicate(bits)
     for link in range(0, len(values), 2):
-        even, odd = values[link], values[min(link + 1, len(values) - 1)]
+        even, odd = (values[min(place, len(values) - 1)].as_unsigned() for place in (link, link + 1))
         here = (number[1:] == link >> 1).replicate(bits)
         chain = here & (chain & odd | ~chain & even) | ~here & chain
     return chain
@@ -137,15 +139,17 @@ class PERow(wiring.Component):
         config = self.config
         a = Signal.like(self.a, reset_less=True)
         triple = Signal(data.ArrayLayout(signed(A_BITS + 2), self.taps), reset_less=True)
+        minus = Signal.like(a, reset_less=True)
         m.d.sync += a.eq(self.a)
-        m.d.sync += [triple[tap].eq(self.a[tap] + (self.a[tap] << 1)) for tap in range(self.taps)]
+        for tap in range(self.taps):
+            m.d.sync += [triple[tap].eq(self.a[tap] + (self.a[tap] << 1)), minus[tap].eq(-self.a[tap])]
 
         holds = []
         for lane in range(config.cols):
             sums, carries = [], []
             for tap in range(self.taps):
                 w = self.w[tap][lane]
-                product, carry = self._product(m, a[tap], triple[tap], w, f"{lane}_{tap}")
+                product, carry = self._product(m, a[tap], triple[tap], minus[tap], w, f"{lane}_{tap}")
                 sums.append(product)
                 carries.append(carry)
             total = sums[0]
@@ -164,15 +168,17 @@ class PERow(wiring.Component):
             waiting = holds[unit * config.lanes_per_scale:(unit + 1) * config.lanes_per_scale]
             reads.append(self._scale_unit(m, unit, waiting, shared))
         acc = Signal(signed(config.acc_bits), reset_less=True)
-        m.d.comb += self.acc.eq(acc)
+        read_unit = Signal(range(max(2, config.scale_units)))
         with m.Switch(self.control.read_lane):
-            for unit, read in enumerate(reads):
-                first = unit * config.lanes_per_scale
-                with m.Case(*range(first, min(first + config.lanes_per_scale, config.cols))):
-                    m.d.sync += acc.eq(read)
+            for lane in range(config.cols):
+                with m.Case(lane):
+                    m.d.comb += read_unit.eq(lane // config.lanes_per_scale)
+        m.d.sync += acc.eq(_choose(reads, read_unit))
+        m.d.comb += self.acc.eq(acc)
         return m
 
-    def _product(self, m: Module, a: Value, triple: Value, w: Value, name: str) -> tuple[Signal, Value]:
+    def _product(self, m: Module, a: Value, triple: Value, minus: Value, w: Value,
+                 name: str) -> tuple[Signal, Value]:
         """Multiply; return the product less its carry, and the carry."""
         if self.sparse:
             w = Cat(w[:3], w[3] ^ ~self.w_signed)
@@ -182,12 +188,12 @@ class PERow(wiring.Component):
         product = Signal(signed(PRODUCT_BITS), name=f"product{name}")
         magnitude = Mux(w[2] ^ w[3], triple, a)
         m.d.comb += [
-            low.eq(Mux(w[1], Mux(w[0], a, 0), ~Mux(w[0], a, a << 1))),
+            low.eq(Mux(w[1], ~Mux(w[0], minus, 0), Mux(w[0], minus, minus << 1))),
             high.eq(Mux(w[3], ~magnitude, magnitude)),
             upper.eq(low[1:].as_signed() + high + w[3]),
             product.eq(Cat(low[0], upper)),
         ]
-        return product, ~w[1]
+        return product, w[1]
 
     def _accumulate(self, m: Module, total: Value, carry: Value | int, name: str) -> Signal:
         """Add up a lane's vector; return its sum once it is held."""
@@ -206,7 +212,7 @@ class PERow(wiring.Component):
             m.d.sync += local.eq(after)
         return hold
 
-    def _scale_unit(self, m: Module, unit: int, waiting: list[Signal], shared: Signal | None) -> Value:
+    def _scale_unit(self, m: Module, unit: int, waiting: Sequence[Value], shared: Value | None) -> Value:
         """Scale and accumulate the sums of some lanes; return what the accumulators' read port shows.
 
         The mantissa is 8 n + 4 m2 + (2 m1 + m0), or, where the last two are 3, 8 n + 4 (m2 + 1) - 1.
@@ -237,20 +243,24 @@ class PERow(wiring.Component):
             m.d.sync += eights.eq(0)
         m.d.comb += few.eq(ones + (fours << 2) + carry)
 
+        # The accumulators of the tile that fills go round: the lanes take turns, always in order.
+        ring = [Signal(signed(config.acc_bits), name=f"ring{unit}_{place}", reset_less=True)
+                for place in range(config.lanes_per_scale)]
+        new = Signal(signed(config.acc_bits), name=f"new{unit}")
+        m.d.comb += new.eq(ring[-1] + value)
+        with m.If(control.write):
+            m.d.sync += [later.eq(earlier) for earlier, later in pairwise([new, *ring])]
+        with m.If(control.overwrite):
+            m.d.sync += ring[-1].eq(0)
+
         memory = Memory(shape=signed(config.acc_bits), depth=2 * config.lanes_per_scale, init=[])
         m.submodules[f"acc{unit}"] = memory
         writer, reader = memory.write_port(), memory.read_port(domain="comb")
-        old_reader = memory.read_port(domain="comb")
-        old = Signal(signed(config.acc_bits), name=f"old{unit}", reset_less=True)
         read_place = Signal(range(config.lanes_per_scale), name=f"read_place{unit}")
-        m.d.sync += old.eq(old_reader.data)
-        with m.If(control.overwrite):
-            m.d.sync += old.eq(0)
         m.d.comb += [
-            old_reader.addr.eq(Cat(control.old_bank, control.old_lane)),
             writer.addr.eq(Cat(control.write_bank, control.write_lane)),
             writer.en.eq(control.write),
-            writer.data.eq(old + value),
+            writer.data.eq(new),
             reader.addr.eq(Cat(control.read_bank, read_place)),
         ]
         with m.Switch(control.read_lane):

@@ -23,7 +23,7 @@ from .pe_row import control_layout, shift_bits
 __all__ = ["OPERAND_CYCLES", "RowControl", "step_layout"]
 
 OPERAND_CYCLES = 2  # from acceptance to the cycle in which the products are formed
-SCALE_CYCLES = 3    # from taking a lane to reading its old accumulator, while its value is made
+SCALE_CYCLES = 3    # from taking a lane to the cycle in which its scaled value is made
 
 
 def step_layout(config: Config) -> data.StructLayout:
@@ -156,13 +156,13 @@ class RowControl(wiring.Component):
             m.d.sync += [later.eq(value) for value, later in pairwise(shift)]
             m.d.comb += control.shift_by[unit].eq(shift[-1])
 
-        # The old value is read SCALE_CYCLES after the lane was taken, the sum written in the cycle after that.
+        # A lane is scaled SCALE_CYCLES after it was taken, and added to its accumulator in the cycle after that.
         tail = [[drain.valid, lane, drain.bank, drain.tile_first, drain.step.tile_last & last_lane]]
         for _ in range(SCALE_CYCLES + 1):
             later = [Signal.like(value) for value in tail[-1]]
             m.d.sync += [new.eq(old) for new, old in zip(later, tail[-1], strict=True)]
             tail.append(later)
-        _, old_lane, old_bank, overwrite, _ = tail[SCALE_CYCLES]
+        scaled, _, _, tile_first, _ = tail[SCALE_CYCLES]
         write, write_lane, write_bank, _, completes = tail[-1]
 
         complete = Signal(range(3))     # tiles that wait to be read
@@ -179,9 +179,7 @@ class RowControl(wiring.Component):
             control.write.eq(write),
             control.write_lane.eq(write_lane),
             control.write_bank.eq(write_bank),
-            control.old_lane.eq(old_lane),
-            control.old_bank.eq(old_bank),
-            control.overwrite.eq(overwrite),
+            control.overwrite.eq(scaled & tile_first),
             control.read_bank.eq(read_bank),
             control.read_lane.eq(self.lane),
             self.complete.eq(complete != 0),

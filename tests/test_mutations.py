@@ -50,7 +50,7 @@ MUTANTS = [
            "bank.eq(bank ^ step.tile_last)", "bank.eq(bank)"),
     Mutant("a third accumulator bank is handed out", "dense-4x4", "row_control", "(held == 2)", "(held == 3)"),
     Mutant("a tile adds to what its bank held", "dense-4x4", "row_control",
-           "control.overwrite.eq(overwrite)", "control.overwrite.eq(0)"),
+           "control.overwrite.eq(scaled & tile_first)", "control.overwrite.eq(0)"),
     Mutant("signed activations are taken as unsigned", "dense-4x4", "dense", "nibble[3] & a_signed", "nibble[3] & 0"),
     Mutant("the left border is not masked", "dense-4x4", "dense", "row_mask & window.mask.left &", "row_mask &"),
     Mutant("lines lie a nibble too near", "dense-4x4", "dense", "Mux(line[0], self.pitch, 0)", "Mux(line[0], 0, 0)"),
