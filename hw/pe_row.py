@@ -24,7 +24,7 @@ missing 1 goes into an adder as carry: bit 3 into the product's own, bit 1 into 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -53,6 +53,8 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
         Add the products formed in the last cycle.
     hold : 1 bit
         With `add`: they end a vector; the sum moves on to be drained.
+    scale : 1 bit
+        A lane is in the scale units, or taken.
     drain_lane : bits of lanes_per_scale
         Lane that each scale unit takes.
     mantissa : 4 bits x scale_units
@@ -73,6 +75,7 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
         "multiply": 1,
         "add": 1,
         "hold": 1,
+        "scale": 1,
         "drain_lane": range(config.lanes_per_scale),
         "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
         "shift_by": data.ArrayLayout(shift_bits(config, sparse=sparse), units),
@@ -92,11 +95,10 @@ def _choose(values: Sequence[Value], number: Value) -> Value:
     number in what the links before it hand on.
     """
     bits = len(values[0])
-    chain: Value = number[0].replicate(bits)
+    chain: Value = Mux(number[0], Const(-1, bits), 0)
     for link in range(0, len(values), 2):
         even, odd = (values[min(place, len(values) - 1)].as_unsigned() for place in (link, link + 1))
-        here = (number[1:] == link >> 1).replicate(bits)
-        chain = here & (chain & odd | ~chain & even) | ~here & chain
+        chain = Mux(number[1:] == link >> 1, even ^ ((even ^ odd) & chain), chain)
     return chain
 
 
@@ -137,19 +139,13 @@ class PERow(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
-        a = Signal.like(self.a, reset_less=True)
-        triple = Signal(data.ArrayLayout(signed(A_BITS + 2), self.taps), reset_less=True)
-        minus = Signal.like(a, reset_less=True)
-        m.d.sync += a.eq(self.a)
-        for tap in range(self.taps):
-            m.d.sync += [triple[tap].eq(self.a[tap] + (self.a[tap] << 1)), minus[tap].eq(-self.a[tap])]
-
+        multiples = [self._multiples(m, tap) for tap in range(self.taps)]
         holds = []
         for lane in range(config.cols):
             sums, carries = [], []
             for tap in range(self.taps):
                 w = self.w[tap][lane]
-                product, carry = self._product(m, a[tap], triple[tap], minus[tap], w, f"{lane}_{tap}")
+                product, carry = self._product(m, *multiples[tap], w, f"{lane}_{tap}")
                 sums.append(product)
                 carries.append(carry)
             total = sums[0]
@@ -161,7 +157,8 @@ class PERow(wiring.Component):
         shared = None
         if self.sparse:
             # Unsigned weights, top bit turned over, are 8 less. What that takes from a sum is the same for all lanes.
-            shared = self._accumulate(m, Mux(self.w_signed, 0, a[0] << 3), 0, "_shared")
+            twice = multiples[0][1][:PRODUCT_BITS].as_signed()
+            shared = self._accumulate(m, Mux(self.w_signed, 0, twice << 2), 0, "_shared")
 
         reads = []
         for unit in range(config.scale_units):
@@ -177,22 +174,26 @@ class PERow(wiring.Component):
         m.d.comb += self.acc.eq(acc)
         return m
 
-    def _product(self, m: Module, a: Value, triple: Value, minus: Value, w: Value,
-                 name: str) -> tuple[Signal, Value]:
+    def _multiples(self, m: Module, tap: int) -> tuple[Signal, Signal]:
+        """Make the low and the high multiples of a tap's activation, in the order of the weight bits that choose one.
+
+        Four bytes each: to shift a word is also what a simulator does fastest.
+        """
+        a, minus, triple = (Signal(signed(PRODUCT_BITS - 1), name=f"{name}{tap}", reset_less=True)
+                            for name in ("a", "minus", "triple"))
+        low, high = (Signal(data.ArrayLayout(PRODUCT_BITS, 4), name=f"{name}{tap}") for name in ("low", "high"))
+        m.d.sync += [a.eq(self.a[tap]), minus.eq(-self.a[tap]), triple.eq(self.a[tap] + (self.a[tap] << 1))]
+        m.d.comb += [low[number].eq(value) for number, value in enumerate((minus << 1, minus, -1, ~minus))]
+        m.d.comb += [high[number].eq(value)
+                     for number, value in enumerate((a << 1, triple << 1, ~(triple << 1), ~(a << 1)))]
+        return low.as_value(), high.as_value()
+
+    def _product(self, m: Module, low: Value, high: Value, w: Value, name: str) -> tuple[Signal, Value]:
         """Multiply; return the product less its carry, and the carry."""
-        if self.sparse:
-            w = Cat(w[:3], w[3] ^ ~self.w_signed)
-        low = Signal(signed(A_BITS + 1), name=f"low{name}")
-        high = Signal(signed(A_BITS + 2), name=f"high{name}")
-        upper = Signal(PRODUCT_BITS - 1, name=f"upper{name}")
         product = Signal(signed(PRODUCT_BITS), name=f"product{name}")
-        magnitude = Mux(w[2] ^ w[3], triple, a)
-        m.d.comb += [
-            low.eq(Mux(w[1], ~Mux(w[0], minus, 0), Mux(w[0], minus, minus << 1))),
-            high.eq(Mux(w[3], ~magnitude, magnitude)),
-            upper.eq(low[1:].as_signed() + high + w[3]),
-            product.eq(Cat(low[0], upper)),
-        ]
+        flip = w[3] ^ ~self.w_signed if self.sparse else w[3]
+        m.d.comb += product.eq(low.word_select(w[:2], PRODUCT_BITS)
+                               + high.word_select(Cat(w[2], flip), PRODUCT_BITS) + flip)
         return product, w[1]
 
     def _accumulate(self, m: Module, total: Value, carry: Value | int, name: str) -> Signal:
@@ -230,17 +231,16 @@ class PERow(wiring.Component):
         chosen = _choose(waiting, control.drain_lane).as_signed()
         mantissa = control.mantissa[unit]
         three = mantissa[:2].all()
-        m.d.sync += [
-            taken.eq(chosen if shared is None else chosen + shared),
-            ones.eq(Mux(mantissa[1], Mux(mantissa[0], ~taken, taken << 1), Mux(mantissa[0], taken, 0))),
-            fours.eq(Mux(three, Mux(mantissa[2], taken << 1, taken), Mux(mantissa[2], taken, 0))),
-            eights.eq(taken),
-            carry.eq(three),
-            scaled.eq(Cat(few[:n], few[n:].as_signed() + eights)),
-            value.eq(scaled << control.shift_by[unit]),
-        ]
-        with m.If(~mantissa[n]):
-            m.d.sync += eights.eq(0)
+        with m.If(control.scale):
+            m.d.sync += [
+                taken.eq(chosen if shared is None else chosen + shared),
+                ones.eq(Mux(mantissa[1], Mux(mantissa[0], ~taken, taken << 1), Mux(mantissa[0], taken, 0))),
+                fours.eq(Mux(three, Mux(mantissa[2], taken << 1, taken), Mux(mantissa[2], taken, 0))),
+                eights.eq(Mux(mantissa[n], taken, 0)),
+                carry.eq(three),
+                scaled.eq(Cat(few[:n], few[n:].as_signed() + eights)),
+                value.eq(scaled << control.shift_by[unit]),
+            ]
         m.d.comb += few.eq(ones + (fours << 2) + carry)
 
         # The accumulators of the tile that fills go round: the lanes take turns, always in order.

@@ -175,6 +175,7 @@ class RowControl(wiring.Component):
             control.multiply.eq(products.valid),
             control.add.eq(sums.valid),
             control.hold.eq(hold),
+            control.scale.eq(Cat(stage[0] for stage in tail[:SCALE_CYCLES + 1]).any()),
             control.drain_lane.eq(lane),
             control.write.eq(write),
             control.write_lane.eq(write_lane),
