@@ -63,7 +63,7 @@ class Config:
     dense_taps : int
         Multipliers in front of each accumulator of a dense array: 3 (a kernel line per cycle) or 1.
     lanes_per_scale : int
-        Lanes (output channels) of a row that share one scale unit. A vector drains in this many cycles.
+        Lanes (output channels) of a row that share one scale unit, at least 2. A vector drains in this many cycles.
     group : int
         Largest group of channels that shares a weight scale and that the local accumulator holds whatever the
         data are. Larger groups run where the layer's own weights prove that they fit.
@@ -157,7 +157,7 @@ class Config:
         self._range("fifo_depth", 1, 64, "rows of a sparse array buffer their windows")
         self._require(self.dense_taps in (1, 3), "dense_taps", "1 or 3",
                       "an array takes one tap or one kernel line per cycle")
-        self._range("lanes_per_scale", 1, self.cols, "a scale unit serves lanes of one row")
+        self._range("lanes_per_scale", 2, self.cols, "the accumulators of a scale unit go round")
         self._range("group", 1, 64, "the local accumulator is sized for it")
         self._range("scale_exp_bits", 1, 4, "UE4M3 is the widest scale format")
         self._range("scale_man_bits", 3, 3, "scale codes are FP8 bytes with three bits of mantissa")
@@ -230,11 +230,6 @@ class Config:
     def scale_shift_max(self) -> int:
         """Largest left shift that a scale code asks for."""
         return (1 << self.scale_exp_bits) - 2
-
-    @property
-    def shift_by_max(self) -> int:
-        """Largest left shift of a vector's sum: that of the scale code, and of the pass where there are several."""
-        return self.scale_shift_max + (2 * 4 if self.sparse else 0)
 
     @property
     def scale_value_bits(self) -> int:

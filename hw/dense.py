@@ -150,7 +150,7 @@ class DenseArray(wiring.Component):
         with m.If(self.busy):
             m.d.sync += taps_done.eq(Mux(window_end, 0, taps_done | step))
 
-        # The line's nibbles and masks, ready in cycle 1; masked and sign extended, ready in cycle 2.
+        # The line's nibbles and masks, ready in cycle 1; masked and sign extended there.
         start = Signal(range(2 * config.window_width + 1))
         m.d.comb += start.eq(Mux(line[1], self.pitch << 1, Mux(line[0], self.pitch, 0)))
         nibbles = Signal(data.ArrayLayout(4, rows + 2), reset_less=True)
@@ -165,17 +165,14 @@ class DenseArray(wiring.Component):
             weights.select.eq(select),
             a_signed.eq(window.a_signed),
         ]
-        a = [[Signal(signed(5), name=f"a{row}_{tap}", reset_less=True) for tap in range(taps)] for row in range(rows)]
         for row in range(rows):
+            m.submodules[f"row{row}"] = pe_row = PERow(config)
             masked = [nibbles[row + tap] & inside[tap][row].replicate(4) for tap in range(LINE_TAPS)]
             if taps == 1:   # only one of the three is not masked
                 masked = [masked[0] | masked[1] | masked[2]]
-            m.d.sync += [a[row][tap].eq(Cat(nibble, nibble[3] & a_signed)) for tap, nibble in enumerate(masked)]
-
-        for row in range(rows):
-            m.submodules[f"row{row}"] = pe_row = PERow(config, taps, weight_bits=4)
+            m.d.comb += [pe_row.a[tap].eq(Cat(nibble, nibble[3] & a_signed)) for tap, nibble in enumerate(masked)]
             m.d.comb += [
-                Cat(pe_row.a).eq(Cat(a[row])), pe_row.w.as_value().eq(weights.weights.as_value()),
+                pe_row.w.as_value().eq(weights.weights.as_value()),
                 pe_row.control.eq(control.control),
                 self.tiles.acc[row].eq(pe_row.acc),
             ]

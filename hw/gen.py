@@ -67,7 +67,7 @@ BLOCKS: dict[str, Callable[[Config], Component]] = {
     "guard": WriteGuard,
     "line_weights": LineWeights,
     "loader": Loader,
-    "pe_row": lambda config: PERow(config, config.dense_taps, 4),
+    "pe_row": PERow,
     "ppu": PostProcessor,
     "readout": Readout,
     "registers": Registers,

@@ -3,9 +3,9 @@
 From acceptance on nothing stalls; a vector whose sum could not be drained or whose tile has no free accumulator bank is
 not accepted in the first place. With lanes_per_scale = 2, a step that ends a vector, accepted in cycle 0:
 
-    cycle   0        1          2          3              4          5          6          7
-            accept   operands   products   sum, to hold   lane 0 x   lane 0 <<  lane 0 +
-                                           codes read     codes read lane 1 x   lane 1 <<  lane 1 +
+    cycle   0       1         2         3             4           5           6          7          8          9
+            accept  operands  products  sum, to hold  lane 0      multiples   product    lane 0 <<  lane 0 +
+                                        codes read    codes read  lane 1      multiples  product    lane 1 <<  lane 1 +
 
 Vectors may therefore end every lanes_per_scale cycles. The dense array has one control for all rows, a sparse array
 one for each.
@@ -18,11 +18,12 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
-from .pe_row import control_layout
+from .pe_row import control_layout, shift_bits
 
 __all__ = ["OPERAND_CYCLES", "RowControl", "step_layout"]
 
 OPERAND_CYCLES = 2  # from acceptance to the cycle in which the products are formed
+SCALE_CYCLES = 3    # from taking a lane to the cycle in which its scaled value is made
 
 
 def step_layout(config: Config) -> data.StructLayout:
@@ -43,6 +44,12 @@ def step_layout(config: Config) -> data.StructLayout:
 
 class RowControl(wiring.Component):
     """Control of PE rows.
+
+    Parameters
+    ----------
+    config : Config
+    sparse : bool
+        Of a sparse array: there are several passes.
 
     Members
     -------
@@ -69,8 +76,9 @@ class RowControl(wiring.Component):
         Nothing is in the pipeline; complete tiles may still wait.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, sparse: bool = False) -> None:
         self.config = config
+        self.sparse = sparse
         super().__init__({
             "step": In(step_layout(config)),
             "accept": In(1),
@@ -80,7 +88,7 @@ class RowControl(wiring.Component):
             "scale_half": Out(1),
             "scale_addr": Out(config.scale_bits),
             "codes": In(data.ArrayLayout(8, config.scale_units)),
-            "control": Out(control_layout(config)),
+            "control": Out(control_layout(config, sparse=sparse)),
             "complete": Out(1),
             "release": In(1),
             "lane": In(range(config.cols)),
@@ -95,14 +103,11 @@ class RowControl(wiring.Component):
 
         # Accept.
         gap = Signal(range(drain_cycles + 1))   # cycles until a vector may end again
-        fresh_vector = Signal(init=1)           # no step of the vector has been made
         fresh_tile = Signal(init=1)             # no vector of the tile has ended
         held = Signal(range(3))                 # accumulator banks in use
         bank = Signal()
         ends = self.accept & step.last
         m.d.comb += [self.wait_drain.eq(gap != 0), self.wait_bank.eq(fresh_tile & (held == 2))]
-        with m.If(self.accept):
-            m.d.sync += fresh_vector.eq(step.last)
         with m.If(ends):
             m.d.sync += [gap.eq(drain_cycles - 1), fresh_tile.eq(step.tile_last), bank.eq(bank ^ step.tile_last)]
         with m.Elif(gap != 0):
@@ -111,13 +116,12 @@ class RowControl(wiring.Component):
 
         # The stages up to the sum.
         layout = data.StructLayout({
-            "valid": 1, "first": 1, "tile_first": 1, "bank": 1, "step": step_layout(config),
+            "valid": 1, "tile_first": 1, "bank": 1, "step": step_layout(config),
         })
         stages = [Signal(layout, name=f"stage{cycle}") for cycle in range(OPERAND_CYCLES + 2)]
         products, sums = stages[OPERAND_CYCLES], stages[OPERAND_CYCLES + 1]
         m.d.comb += [
             stages[0].valid.eq(self.accept),
-            stages[0].first.eq(fresh_vector),
             stages[0].tile_first.eq(fresh_tile),
             stages[0].bank.eq(bank),
             stages[0].step.eq(step),
@@ -144,17 +148,22 @@ class RowControl(wiring.Component):
         for unit in range(config.scale_units):
             code = self.codes[unit][:config.code_bits]
             mantissa, exponent = code[:config.scale_man_bits], code[config.scale_man_bits:]
-            m.d.comb += control.mantissa[unit].eq(Cat(mantissa, exponent.any()))
-            m.d.sync += control.shift_by[unit].eq(Mux(exponent.any(), exponent - 1, 0)
-                                                  + (drain.step.exponent << 2 if config.sparse else 0))
+            shift = [Signal(shift_bits(config, sparse=self.sparse), name=f"shift{unit}_{cycle}") for cycle in range(3)]
+            m.d.sync += [
+                control.mantissa[unit].eq(Cat(mantissa, exponent.any())),
+                shift[0].eq(Mux(exponent.any(), exponent - 1, 0) + (drain.step.exponent << 2 if self.sparse else 0)),
+            ]
+            m.d.sync += [later.eq(value) for value, later in pairwise(shift)]
+            m.d.comb += control.shift_by[unit].eq(shift[-1])
 
-        # The scaled lane reaches its accumulator two cycles after it was taken.
+        # A lane is scaled SCALE_CYCLES after it was taken, and added to its accumulator in the cycle after that.
         tail = [[drain.valid, lane, drain.bank, drain.tile_first, drain.step.tile_last & last_lane]]
-        for _ in range(2):
+        for _ in range(SCALE_CYCLES + 1):
             later = [Signal.like(value) for value in tail[-1]]
             m.d.sync += [new.eq(old) for new, old in zip(later, tail[-1], strict=True)]
             tail.append(later)
-        write, write_lane, write_bank, overwrite, completes = tail[-1]
+        scaled, _, _, tile_first, _ = tail[SCALE_CYCLES]
+        write, write_lane, write_bank, _, completes = tail[-1]
 
         complete = Signal(range(3))     # tiles that wait to be read
         read_bank = Signal()
@@ -165,13 +174,13 @@ class RowControl(wiring.Component):
         m.d.comb += [
             control.multiply.eq(products.valid),
             control.add.eq(sums.valid),
-            control.first.eq(sums.first),
             control.hold.eq(hold),
+            control.scale.eq(Cat(stage[0] for stage in tail[:SCALE_CYCLES + 1]).any()),
             control.drain_lane.eq(lane),
             control.write.eq(write),
             control.write_lane.eq(write_lane),
             control.write_bank.eq(write_bank),
-            control.overwrite.eq(overwrite),
+            control.overwrite.eq(scaled & tile_first),
             control.read_bank.eq(read_bank),
             control.read_lane.eq(self.lane),
             self.complete.eq(complete != 0),

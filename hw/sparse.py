@@ -88,8 +88,8 @@ class SparseRow(wiring.Component):
         m.submodules.queue = queue = RowQueue(config)
         m.submodules.weights = weights = TapWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
-        m.submodules.control = control = RowControl(config)
-        m.submodules.pe_row = pe_row = PERow(config, 1, weight_bits=5)
+        m.submodules.control = control = RowControl(config, sparse=True)
+        m.submodules.pe_row = pe_row = PERow(config, sparse=True)
         m.d.comb += [queue.window.eq(self.window), queue.en.eq(self.en), self.ready.eq(queue.ready)]
 
         # One nonzero per cycle.
@@ -116,10 +116,10 @@ class SparseRow(wiring.Component):
             place.eq(Cat(queue.tap[number::LINE_TAPS].any() for number in range(1, LINE_TAPS))),
         ]
 
-        # Operands: the weight word arrives two cycles after it is asked for. Of each line one nibble is not masked.
+        # Operands: the weight word arrives two cycles after it is asked for, the activation one cycle before it. Of each
+        # line one nibble is not masked.
         chosen = Signal(data.ArrayLayout(4, LINE_TAPS), reset_less=True)
         signs = Signal(2, reset_less=True)      # of the chosen nibbles: a_signed, w_signed
-        a = Signal(signed(5), reset_less=True)
         w_signed = Signal(reset_less=True)
         nibble = Signal(4)
         m.d.comb += nibble.eq(reduce(or_, chosen))
@@ -128,10 +128,8 @@ class SparseRow(wiring.Component):
                      for number in range(LINE_TAPS)]
         m.d.sync += [
             signs.eq(Cat(plan.a_signed, plan.w_signed)),
-            a.eq(Cat(nibble, nibble[3] & signs[0])),
             w_signed.eq(signs[1]),
         ]
-        words = [weights.weights.word_select(lane, 4) for lane in range(config.cols)]
         m.d.comb += [
             weights.en.eq(self.busy),
             weights.half.eq(plan.half),
@@ -141,7 +139,9 @@ class SparseRow(wiring.Component):
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
             control.codes.eq(scales.codes),
-            pe_row.a[0].eq(a),
+            pe_row.a[0].eq(Cat(nibble, nibble[3] & signs[0])),
+            pe_row.w.as_value().eq(weights.weights),
+            pe_row.w_signed.eq(w_signed),
             pe_row.control.eq(control.control),
             self.complete.eq(control.complete),
             control.release.eq(self.release),
@@ -150,7 +150,6 @@ class SparseRow(wiring.Component):
             self.ktile_done.eq(control.ktile_done),
             self.idle.eq(control.idle & queue.idle),
         ]
-        m.d.comb += [pe_row.w[0][lane].eq(Cat(word, word[3] & w_signed)) for lane, word in enumerate(words)]
         for memory in (weights, scales):
             m.d.comb += [memory.load.beat.eq(self.load.beat), memory.load.en.eq(self.load.en),
                          memory.load.half.eq(self.load.half)]

@@ -126,14 +126,14 @@ _ODD = replace(_TINY, rows=3, cols=5, lanes_per_scale=2, bus_bits=128, scale_exp
 # Arrays, with few weights, and accumulators that hold whatever is drawn.
 _ARRAY = replace(_TINY, weight_depth=16, scale_depth=4, acc_bits=40)
 _ARRAY_ODD = replace(_ARRAY, rows=3, cols=5, lanes_per_scale=2, bus_bits=128, scale_exp_bits=4, fifo_depth=2)
-_ARRAY_TALL = replace(_ARRAY, rows=7, cols=2, lanes_per_scale=1, fifo_depth=5)
+_ARRAY_TALL = replace(_ARRAY, rows=7, cols=2, lanes_per_scale=2, fifo_depth=5)
 
 # The memory path, with memories so small that every word is met.
 _PATH = replace(_SMALL_MEMORY, weight_depth=8, scale_depth=4)
 _PATH_ODD = replace(_PATH, rows=3, cols=5)
 _PATH_TALL = replace(_PATH, rows=7, cols=2, lanes_per_scale=2, bus_bits=128, window_width=0)
 _PATH_SQUARE = replace(_PATH, rows=16, cols=16, dense=2, read_ports=3, window_width=16)
-_PATH_WIDE = replace(_PATH, rows=2, cols=20, lanes_per_scale=1)     # several beats per weight and scale word
+_PATH_WIDE = replace(_PATH, rows=2, cols=20, lanes_per_scale=2)     # several beats per weight and scale word
 _CONTROL = replace(_PATH, table_depth=32, list_depth=32)
 _TRACE = f"{__package__}.bench_trace"
 

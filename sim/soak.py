@@ -47,7 +47,7 @@ def random_config(rng: np.random.Generator) -> Config:
         with suppress(ConfigError):
             return replace(
                 preset("tiny"), name="soak", table_depth=256, list_depth=128, act_nibbles=1 << 15, weight_depth=256,
-                rows=rows, cols=cols, dense=dense, sparse=sparse, lanes_per_scale=int(rng.integers(1, cols + 1)),
+                rows=rows, cols=cols, dense=dense, sparse=sparse, lanes_per_scale=int(rng.integers(2, cols + 1)),
                 read_ports=int(rng.integers(1, max(dense + sparse, 1) + 1)), window_width=int(rng.choice([0, 4, 8])),
                 dense_taps=int(rng.choice([1, 3])), fifo_depth=int(rng.integers(1, 9)),
                 bus_bits=int(rng.choice([64, 128])), axi_addr_bits=int(rng.integers(32, 65)),

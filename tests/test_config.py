@@ -13,7 +13,7 @@ from hw.config import BANKS, PRESETS, Config, ConfigError, preset
     ({"rows": 4.0}, r"rows=4.0 is not legal: it must be an integer"),
     ({"dense": 0, "sparse": 0}, r"dense=0 is not legal: it must be at least 1 while sparse is 0"),
     ({"dense_taps": 2}, r"dense_taps=2 is not legal: it must be 1 or 3"),
-    ({"lanes_per_scale": 17}, r"lanes_per_scale=17 is not legal: it must be from 1 to 16"),
+    ({"lanes_per_scale": 17}, r"lanes_per_scale=17 is not legal: it must be from 2 to 16 \(the accumulators of a"),
     ({"scale_exp_bits": 5}, r"scale_exp_bits=5 is not legal: it must be from 1 to 4 \(UE4M3 is the widest"),
     ({"acc_bits": 21}, r"acc_bits=21 is not legal: it must be from 22 to 40 \(it must hold one scaled vector"),
     ({"act_nibbles": 1000}, r"act_nibbles=1000 is not legal: it must be a power of two from \d+ to 16777216"),

@@ -37,7 +37,7 @@ CONFIGS = {
 MIXES = [(1, 1), (2, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1)]
 SMALL = replace(TINY, cols=2, lanes_per_scale=2)
 SHAPES = (  # in turn for the mixes; small, for they are to be compiled
-    {"dense_taps": 1}, {"rows": 3, "window_width": 3, "lanes_per_scale": 1},
+    {"dense_taps": 1}, {"rows": 3, "window_width": 3, "lanes_per_scale": 2},
     {"rows": 2, "fetch_depth": 6, "fifo_depth": 3}, {"window_width": 0, "fifo_depth": 1},
 )
 SHARED = {

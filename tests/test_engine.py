@@ -42,7 +42,7 @@ CONFIGS = {
     "1+1": TINY,
     "2+0": replace(TINY, rows=3, cols=5, dense=2, sparse=0, read_ports=1, lanes_per_scale=2, bus_bits=128,
                    scale_exp_bits=4, acc_bits=36, dense_taps=1),
-    "0+1": replace(TINY, rows=7, cols=2, dense=0, read_ports=1, lanes_per_scale=1, fifo_depth=1),
+    "0+1": replace(TINY, rows=7, cols=2, dense=0, read_ports=1, lanes_per_scale=2, fifo_depth=1),
     "0+2": replace(TINY, rows=8, cols=3, dense=0, sparse=2, scale_exp_bits=1, window_width=0,
                    fifo_depth=3, lanes_per_scale=2),
     "1+2": replace(TINY, cols=3, sparse=2, read_ports=1, dense_taps=1, lanes_per_scale=3, fetch_depth=6),

@@ -26,7 +26,7 @@ def flushed(x):
 
 @pytest.mark.parametrize(("rows", "cols", "taps", "seed"), [(3, 2, 1, 1), (2, 3, 3, 2)])
 def test_sums_are_those_of_numpy(rows, cols, taps, seed):
-    config = replace(PRESETS["tiny"], rows=rows, cols=cols, dense_taps=taps, lanes_per_scale=1)
+    config = replace(PRESETS["tiny"], rows=rows, cols=cols, dense_taps=taps, lanes_per_scale=2)
     rng = np.random.default_rng(seed)
     steps = 150
     kinds = [str(kind) for kind in rng.choice(["any", "near", "small"], 2 * steps, p=[.4, .4, .2])]

@@ -24,7 +24,7 @@ CONFIGS = {
     "tiny": TINY,
     "wide bus": replace(TINY, rows=3, cols=5, dense=2, sparse=0, lanes_per_scale=2, bus_bits=128, scale_exp_bits=4,
                         acc_bits=36, param_depth=128),
-    "many arrays": replace(TINY, rows=7, cols=2, dense=1, sparse=2, lanes_per_scale=1, scale_exp_bits=1),
+    "many arrays": replace(TINY, rows=7, cols=2, dense=1, sparse=2, lanes_per_scale=2, scale_exp_bits=1),
 }
 
 
