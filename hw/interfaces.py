@@ -330,10 +330,10 @@ def write_layout(config: Config) -> data.StructLayout:
     -------
     addr : addr_bits
         Nibble address of the run's first nibble.
-    data : run nibbles
-    mask : run bits
+    data : write_nibbles nibbles
+    mask : write_nibbles bits
         Nibbles to write.
     """
     return data.StructLayout({
-        "addr": config.addr_bits, "data": data.ArrayLayout(4, config.run), "mask": config.run,
+        "addr": config.addr_bits, "data": data.ArrayLayout(4, config.write_nibbles), "mask": config.write_nibbles,
     })

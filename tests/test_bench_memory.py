@@ -36,8 +36,8 @@ QUICK = "icarus" if shutil.which("iverilog") else "verilator"
 MUTANTS = [
     ("actmem", "bank < first", "bank <= first", "__data is"),
     ("actmem", "memory.read_port()", "memory.read_port(transparent_for=(writer,))", "__data is"),
-    ("actmem", "doubled_mask[:config.row_nibbles] | doubled_mask[config.row_nibbles:]",
-     "doubled_mask[:config.row_nibbles]", "__data is"),
+    ("actmem", "Mux(low <= place, own, after)",
+     "own", "__data is"),
     ("arbiter", "reversed(list(self.user)[:-1])", "list(self.user)[:-1]", "memory__addr is"),
     ("arbiter", "granted[number] & self.memory.valid", "granted.any() & self.memory.valid", "__valid is"),
     ("weight_halves", "held != 2", "held != 3", "free is"),

@@ -34,7 +34,8 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in the module hw.`module`, the text `old`, which occurs once, reads `new`; `bench` must fail."""
+    """A fault: in the module `module`, of the package hw unless said otherwise, the text `old`, which occurs once,
+    reads `new`; `bench` must fail."""
 
     what: str
     bench: str
@@ -114,16 +115,18 @@ MUTANTS = [
            "last_segment & (part == last_part)", "last_segment"),
     Mutant("channels of even lines have no end", "ppu-4x4", "ppu", " | to_depth & (behind == layer.width)", ""),
 
-    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "m.d.sync += ended.eq(self.layer_end)",
-           "late = Signal(5); m.d.sync += [late.eq(Mux(self.layer_end, 31, late - (late != 0))), ended.eq(late == 1)]"),
-    Mutant("the odd bin of a pair is taken whatever it holds", "detector-4x4", "detector",
-           "even_fits & (both_sparse < even_dense)", "even_fits"),
+    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "ended = Signal(4) ", "ended = Signal(34) "),
+    Mutant("a bin is taken whatever it holds", "detector-4x4", "detector",
+           "(of_bin.nonzeros < gap)", "(gap > 0)"),
+    Mutant("neighbours in the histogram forget each other", "detector-4x4", "detector",
+           "Mux(again, sum_before, of_bin)", "of_bin"),
     Mutant("a k-tile's counts go to the channels of the first one", "detector-4x4", "detector",
-           "channel.eq(ktile_first + ", "channel.eq("),
+           "channel_now.eq(ktile_first + ", "channel_now.eq("),
     Mutant("a column goes on counting in the next k-tile", "detector-4x4", "detector",
            " | (self.count.final << place)", ""),
 
-    Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem", "row + (bank < first)", "row"),
+    Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem",
+           "Mux(bank < first, after, row)", "row"),
     Mutant("upsampled lines lie too near", "fetcher-16x16", "fetcher", "(1 + pair) * width // 2", "pair * width // 2"),
     Mutant("an upsampled window begins too late", "addrgen-16x16", "addrgen", "- width // 2", "- 1"),
     Mutant("the right border is not masked", "engine-4x4", "addrgen", "(next_mask.right, ~right_edge)",
@@ -132,12 +135,12 @@ MUTANTS = [
     Mutant("a read port is granted to two users", "engine-3x5", "fetcher", "free = free & ~user.en", "free = free"),
     Mutant("labels are read before they are made", "engine-4x4", "engine", "scheduler.go.eq(~unlabelled)",
            "scheduler.go.eq(1)"),
-    Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "self.label.sparse | ~item.dense_ok",
-           "self.label.sparse"),
+    Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "label.sparse | ~item.dense_ok",
+           "label.sparse"),
     Mutant("work is counted in entries", "scheduler-2-3", "scheduler", "Mux(anywhere, 1, cost)", "1"),
     Mutant("an even layer follows its labels", "scheduler-2-3", "scheduler",
            "Mux(anywhere, least(range(config.arrays)), ", "Mux(0, least(range(config.arrays)), "),
-    Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~self.label.dead &", "chosen &"),
+    Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~label.dead &", "chosen &"),
     Mutant("a vector runs on where it continues elsewhere", "engine-4x4", "scheduler",
            "m.d.sync += waiting.last.eq(1)", "m.d.sync += waiting.last.eq(waiting.last)"),
     Mutant("the latest entry is forgotten", "engine-4x4", "scheduler", "waits & (taken | flush)", "waits & taken"),
@@ -147,12 +150,13 @@ MUTANTS = [
 ]
 
 
-def mutated(mutant: Mutant) -> tuple[ModuleType, ModuleType]:
+def mutated(mutant: Mutant, package: str = "hw") -> tuple[ModuleType, ModuleType]:
     """The original module, and one made of its text with the fault."""
-    original = import_module(f"hw.{mutant.module}")
+    original = import_module(f"{package}.{mutant.module}")
     assert original.__file__ is not None
     text = Path(original.__file__).read_text()
-    assert text.count(mutant.old) == 1, f"hw/{mutant.module}.py has {text.count(mutant.old)} x {mutant.old!r}, not one"
+    found = text.count(mutant.old)
+    assert found == 1, f"{package}/{mutant.module}.py has {found} x {mutant.old!r}, not one"
     faulty = ModuleType(original.__name__)
     faulty.__package__ = original.__package__
     faulty.__file__ = original.__file__
