@@ -106,7 +106,7 @@ def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     assert area.size == pytest.approx(sum(prices[cell] * number for cell, number in area.cells.items()
                                           if cell in prices))
     assert counts["FF"] == area.cells["DFF"] > 0
-    assert counts["memories"] == 2 * 2      # weights and scale codes of each row, not the accumulators
+    assert counts["memories"] == 2 * 3      # weights (of two pairs of lanes) and scale codes of each row, not its queue
     levels = {level.name: level for level in area.hierarchy()}
     assert levels["sqdm_sparse"].size == pytest.approx(area.size)
     row = levels["sqdm_sparse_row"]
