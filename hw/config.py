@@ -380,7 +380,9 @@ class Config:
         return {
             "activations": memory(self.act_nibbles // self.row_nibbles, 4 * self.row_nibbles, self.read_ports),
             "weights": memory(2 * self.weight_depth, LINE_TAPS * self.tap_beats * self.bus_bits, self.dense),
-            "row_weights": memory(2 * self.tap_words, self.tap_beats * self.bus_bits, self.sparse * self.rows),
+            "row_weights": memory(2 * self.tap_words, 4 * self.cols, self.sparse * self.rows),
+            "row_queues": memory(_ceil_power_of_two(self.fifo_depth), 5 * TAPS + 5 + self.group_bits + self.weight_bits,
+                                 self.sparse * self.rows),
             "scales": memory(2 << self.scale_bits, self.scale_beats * self.bus_bits,
                              self.dense + self.sparse * self.rows),
             "table": memory(self.table_depth, self.table_bits, 1),
