@@ -144,6 +144,21 @@ def test_distillation_brings_the_exported_model_nearer_to_the_float_one(torch, q
     assert sum("block" in line for line in said) == 5 and "iteration 60 of 60" in said[-1]
 
 
+def test_errors_weigh_as_far_as_they_move_the_image_in_their_step(torch):
+    """With F = 0 the step that follows takes c_skip of the image, 0.5^2 / (sigma^2 + 0.5^2)."""
+    from train.distil import step_weights
+
+    sigmas = np.array([3.0, 0.7])
+
+    def end(wrong):
+        return integrate(lambda x, step: np.full_like(x, step == wrong), np.zeros((1, 1, 2, 2)), sigmas)[0, 0, 0]
+
+    first, last = step_weights(sigmas)
+    assert first + last == pytest.approx(2)
+    moved = np.array([end(0), end(1)]) - end(None)
+    assert moved[0] / moved[1] == pytest.approx(0.25 / (0.7**2 + 0.25) * first / last, rel=1e-4)
+
+
 def test_training_writes_a_model_and_the_same_again(torch, tmp_path, capsys):
     first, second = tmp_path / "a", tmp_path / "b"
     for out in (first, second):

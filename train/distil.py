@@ -16,7 +16,7 @@ from torch import Tensor
 from golden.quant.activations import Calibration
 from golden.quant.model import QuantisedModel
 from golden.quant.recipe import Recipe, quantise_model
-from golden.workload.sampler import Images, RawNetwork, initial_noise, integrate
+from golden.workload.sampler import SIGMA_DATA, Images, RawNetwork, initial_noise, integrate
 from golden.workload.unet import CLASSES, MODELS, NETWORK, Node, load
 
 from .fake import FakeQuantised
@@ -36,8 +36,8 @@ class Options:
 
     Parameters
     ----------
-    samples : int
-        Digits drawn for the training of the whole network, all classes alike; a tenth of them for the blocks.
+    few, samples : int
+        Digits drawn for the training of the blocks, and of the whole network; all classes alike.
     block_iterations, iterations : int
         For each block, and for the whole network.
     batch : int
@@ -46,9 +46,10 @@ class Options:
         Adam's learning rate by kind of parameter, see `FakeQuantised.parameters_of`; half a cosine down to 0.
     """
 
-    samples: int = 1000
+    few: int = 100
+    samples: int = 4000
     block_iterations: int = 300
-    iterations: int = 2000
+    iterations: int = 4000
     batch: int = 64
     weight_rate: float = 3e-4
     code_rate: float = 1e-2
@@ -142,8 +143,7 @@ def distil(name: str, recipe: Recipe, options: Options, seed: int, say: Say) -> 
     tell("quantised after training")
     student = FakeQuantised(model, load(name))
     teacher = Teacher(name, model.sigmas)
-    few = teacher.visited(max(options.samples // 10, CLASSES), seed + 1)
-    train_blocks(student, teacher, few, options, generator, tell)
+    train_blocks(student, teacher, teacher.visited(options.few, seed + 1), options, generator, tell)
     many = teacher.visited(options.samples, seed + 2)
     tell(f"{len(many.x)} images along {options.samples} trajectories")
     train_whole(student, many, options, generator, tell)
@@ -180,15 +180,30 @@ def _train_block(student: FakeQuantised, teacher: Teacher, nodes: Sequence[Node]
 
 def train_whole(student: FakeQuantised, data: Visited, options: Options, generator: torch.Generator,
                 tell: Say) -> None:
-    """Train the whole network on the float network's F; errors weigh alike at all time steps, as in EDM's loss."""
+    """Train the whole network on the float network's F; squared errors weigh as `step_weights` says."""
+    weight = torch.from_numpy(step_weights(student.model.sigmas).astype(np.float32))
+
     def loss_of(which: Tensor) -> Tensor:
         part = data.chosen(which)
-        return (student.forward(part.x, part.steps, part.labels)["F"] - part.result).square().mean()
+        error = student.forward(part.x, part.steps, part.labels)["F"] - part.result
+        return (error.square().mean(dim=(1, 2, 3)) * weight[part.steps]).mean()
 
     def report(iteration: int, loss: float) -> None:
-        tell(f"whole network: iteration {iteration} of {options.iterations}, square error of F {loss:.6f}")
+        tell(f"whole network: iteration {iteration} of {options.iterations}, weighted square error of F {loss:.6f}")
 
     _train(student, NETWORK, loss_of, len(data.x), options.iterations, options, generator, report)
+
+
+def step_weights(sigmas: np.ndarray) -> np.ndarray:
+    """Weight of a squared error of F in each time step, [steps], 1 on average: how far the image moves by the error.
+
+    Euler's step from sigma to sigma' moves it by (1 - sigma' / sigma) c_out times the error, c_out = sigma sigma_data /
+    sqrt(sigma^2 + sigma_data^2) (Karras et al. 2022, arXiv 2206.00364, table 1). Without weights most
+    of the loss is the last steps', which hardly move the image; the factor's square would all but leave them out.
+    """
+    following = np.append(sigmas[1:], 0.0)
+    moved: np.ndarray = (sigmas - following) * SIGMA_DATA / np.hypot(sigmas, SIGMA_DATA)
+    return moved / moved.mean()
 
 
 def _train(student: FakeQuantised, nodes: Sequence[Node], loss_of: Callable[[Tensor], Tensor], items: int,
