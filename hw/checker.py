@@ -6,7 +6,7 @@ A small machine with one adder goes through the program of `hw.checks`, a step p
                  │        ^
                  └──> word of the descriptor, which lies in a memory
 
-A product is made a bit of its operand per cycle; a jump costs three cycles. A layer takes about 200 cycles, while the
+A product is made a bit of its operand per cycle; a jump costs four cycles. A layer takes about 200 cycles, while the
 layer before runs.
 """
 
@@ -93,10 +93,11 @@ class DescriptorChecker(wiring.Component):
         with m.If(self.write & (self.place == 0)):
             m.d.sync += opcode.eq(self.beat)
 
-        # Steps: one that is read, one whose operand is made (`ahead`), one that is done (`step`).
+        # Steps: one that is read, one that has been (in the register of a block memory, where `read` becomes one), one
+        # whose operand is made, one that is done.
         place = Signal(range(len(program.steps)))
-        read, ahead, step = (Signal(step_layout(), name=name) for name in ("read", "ahead", "step"))
-        running, come, here = Signal(), Signal(), Signal()      # there is a step in each of them
+        read, fetched, ahead, step = (Signal(step_layout(), name=name) for name in ("read", "fetched", "ahead", "step"))
+        running, fetching, come, here = (Signal(name=name) for name in ("running", "fetching", "come", "here"))
         busy = Signal()         # a product is made
         operand = Signal(32)
         chosen = Signal(32)
@@ -120,8 +121,11 @@ class DescriptorChecker(wiring.Component):
             with m.Default():
                 m.d.comb += chosen.eq(ALL)
         with m.If(~busy):
-            m.d.sync += [place.eq(place + 1), ahead.eq(read), come.eq(running),
-                         step.eq(ahead), operand.eq(chosen & ahead.mask), here.eq(come)]
+            m.d.sync += [
+                place.eq(place + 1), fetched.eq(read), fetching.eq(running),
+                ahead.eq(fetched), come.eq(fetching),
+                step.eq(ahead), operand.eq(chosen & ahead.mask), here.eq(come),
+            ]
 
         # The adder: total + factor, total - operand, total - operand - 1 or total + operand. Of MOST the result is
         # negative where all is well, of LEAST where something is wrong.
@@ -151,7 +155,7 @@ class DescriptorChecker(wiring.Component):
         m.d.sync += self.done.eq(0)
         with m.If(doing), m.Switch(step.do):
             with m.Case(Do.END):
-                m.d.sync += [running.eq(0), come.eq(0), here.eq(0), self.done.eq(1)]
+                m.d.sync += [running.eq(0), fetching.eq(0), come.eq(0), here.eq(0), self.done.eq(1)]
             with m.Case(Do.JUMP):
                 m.d.comb += jump.eq(1)
             with m.Case(Do.NEXT_BLOCK), m.If(another):
@@ -181,7 +185,7 @@ class DescriptorChecker(wiring.Component):
             with m.Case(Do.LEAST):
                 m.d.comb += wrong.eq(result[-1])
         with m.If(jump):
-            m.d.sync += [place.eq(operand), come.eq(0), here.eq(0)]
+            m.d.sync += [place.eq(operand), fetching.eq(0), come.eq(0), here.eq(0)]
         for error, signal in found.items():
             with m.If(wrong & (~step.also | before) & (step.error == error)):
                 m.d.sync += signal.eq(1)

@@ -33,10 +33,10 @@ FETCH_CYCLES = 3        # from a descriptor's last beat to its check
 ASK_CYCLES = 2          # of the sequencer for a job
 ARRIVE_CYCLES = 2       # from a job's last beat to the memories, where a layer waits for it
 START_CYCLES = 3        # from then on, or from the end of the layer before, to a layer's first cycle
-CHECK_CYCLES = 3        # of the checker beside its steps and the bits of their factors
-CHECK_STEPS = {Opcode.END: 31, Opcode.BATCH: 45, Opcode.LOAD: 50, Opcode.STORE: 51, Opcode.CONV: 156,
-               Opcode.ELEMENTWISE: 124}     # about: the legal widths of upsampled maps take some, too
-BLOCK_STEPS = 11        # for each further block of parameters
+CHECK_CYCLES = 4        # of the checker beside its steps and the bits of their factors
+CHECK_STEPS = {Opcode.END: 31, Opcode.BATCH: 46, Opcode.LOAD: 51, Opcode.STORE: 52, Opcode.CONV: 157,
+               Opcode.ELEMENTWISE: 125}     # about: the legal widths of upsampled maps take some, too
+BLOCK_STEPS = 12        # for each further block of parameters
 PLACE_CYCLES = 3        # of the sequencer for a block's place, beside a cycle for each place of the shift
 WRITE_CYCLES = 7        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
 
