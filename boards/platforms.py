@@ -7,6 +7,7 @@ from typing import Any
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
 
 from hw.config import Config, ConfigError
+from synth.targets import ECP5_GOAL
 
 from .bringup import BringUp
 
@@ -82,7 +83,8 @@ def _arty() -> Any:
     return _plain(ArtyA7_100Platform)
 
 
-_ECP5 = {"synth_opts": "-nodsp", "nextpnr_opts": "--router router2 --timing-allow-fail --report report.json",
+_ECP5 = {"script_after_read": ECP5_GOAL, "synth_opts": "-nodsp",
+         "nextpnr_opts": "--router router2 --timing-allow-fail --report report.json",
          "ecppack_opts": "--compress"}
 
 BOARDS: dict[str, Board] = {

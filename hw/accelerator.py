@@ -135,31 +135,48 @@ class Accelerator(wiring.Component):
             counters.clear.eq(registers.clear_counters),
         ]
 
-        # Progress: something is computed, or moves on the bus.
+        # Progress: something is computed, or moves on the bus. `expired` comes in the cycle after as many without it as
+        # the bus is given; the comparison is made two cycles ahead.
         moves = [getattr(self, f"{MASTER}{channel}valid") & getattr(self, f"{MASTER}{channel}ready")
                  for channel in ("ar", "r", "aw", "w", "b")]
-        quiet = Signal(32)
-        flushes = registers.error | registers.soft_reset
-        m.d.sync += quiet.eq(Mux(Cat(moves, engine.active, engine.done, registers.start, flushes).any(), 0, quiet + 1))
-        late = (registers.watchdog != 0) & (quiet >= registers.watchdog)
-
-        # The run.
         flushing = Signal()
+        quiet = Signal(32)      # cycles without progress, this one and the next one included
+        limit = Signal(32)
+        limited = Signal()
+        late = Signal()
+        expires, expired = Signal(), Signal()
+        flushes = registers.error | registers.soft_reset
+        progress = Signal()
+        m.d.comb += [
+            progress.eq(Cat(moves, engine.active, engine.done, registers.start, flushes).any()),
+            expires.eq(late & ~progress & limited),
+        ]
+        m.d.sync += [
+            quiet.eq(Mux(progress, 2, quiet + 1)),
+            limit.eq(Mux(flushing & (registers.watchdog == 0), GIVE_UP, registers.watchdog)),
+            limited.eq(flushing | (registers.watchdog != 0)),
+            late.eq(Mux(progress, limit == 1, quiet >= limit)),
+            expired.eq(expires),
+        ]
+
+        # The run. Errors, and its end, are told a cycle after they are found.
         m.d.comb += [read_dma.flush.eq(flushing), write_dma.flush.eq(flushing)]
         error = Signal(8)
         descriptor = Signal.like(registers.error_descriptor)
         address = Signal.like(registers.error_address)
+        done = Signal()
+        m.d.sync += [error.eq(0), done.eq(sequencer.done)]
         with m.If(sequencer.error != 0):
-            m.d.comb += [error.eq(sequencer.error), descriptor.eq(sequencer.error_descriptor)]
+            m.d.sync += [error.eq(sequencer.error), descriptor.eq(sequencer.error_descriptor), address.eq(0)]
             with m.If(sequencer.error == ErrorCode.BUS_READ):
-                m.d.comb += address.eq(read_dma.error_address)
+                m.d.sync += address.eq(read_dma.error_address)
         with m.Elif(engine.outside):
-            m.d.comb += [error.eq(ErrorCode.GUARD), descriptor.eq(sequencer.layer_descriptor)]
+            m.d.sync += [error.eq(ErrorCode.GUARD), descriptor.eq(sequencer.layer_descriptor), address.eq(0)]
         with m.Elif(write_dma.error):
-            m.d.comb += [error.eq(ErrorCode.BUS_WRITE), descriptor.eq(sequencer.descriptor),
+            m.d.sync += [error.eq(ErrorCode.BUS_WRITE), descriptor.eq(sequencer.descriptor),
                          address.eq(write_dma.error_address)]
-        with m.Elif(late):
-            m.d.comb += [error.eq(ErrorCode.WATCHDOG), descriptor.eq(sequencer.descriptor)]
+        with m.Elif(expires):
+            m.d.sync += [error.eq(ErrorCode.WATCHDOG), descriptor.eq(sequencer.descriptor), address.eq(0)]
         m.d.comb += [
             registers.error_code.eq(error),
             registers.error_descriptor.eq(descriptor),
@@ -168,6 +185,7 @@ class Accelerator(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += registers.ready.eq(1)
+                m.d.sync += error.eq(0)
                 with m.If(registers.soft_reset):
                     m.next = "FLUSH"
                 with m.Elif(registers.start):
@@ -179,14 +197,15 @@ class Accelerator(wiring.Component):
                 with m.Elif(error != 0):
                     m.d.comb += registers.error.eq(1)
                     m.next = "FLUSH"
-                with m.Elif(sequencer.done):
+                with m.Elif(done):
                     m.d.comb += registers.done.eq(1)
                     m.next = "IDLE"
             with m.State("FLUSH"):
                 m.d.comb += [registers.busy.eq(1), flushing.eq(1), restart.eq(1)]
+                m.d.sync += [error.eq(0), done.eq(0)]
                 with m.If(read_dma.idle & write_dma.idle):
                     m.next = "IDLE"
-                with m.Elif(quiet >= Mux(registers.watchdog == 0, GIVE_UP, registers.watchdog)):
+                with m.Elif(expired):
                     m.d.comb += abandon.eq(1)
                     m.next = "IDLE"
 

@@ -9,10 +9,11 @@ bank b takes row i from the banks b.. and row i + 1 from the banks before b, so 
       row 0    .  .     .  .     .  .     .  .     .  .     . 11    12 13    14 15
       row 1   16 17    18 19    20 21    22  .     .  .     .  .     .  .     .  .
 
-The banks' words are rotated so that the run's first nibble comes first. Each read port is a copy of the memory.
+The banks' words are rotated so that the run's first nibble comes first, as far as anybody reads (`Config.run`). Each
+read port is a copy of the memory.
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -21,6 +22,35 @@ from .config import BANKS, Config
 from .interfaces import write_layout
 
 __all__ = ["ActivationMemory", "read_port_signature"]
+
+
+COARSE = 2  # stages of a read's rotation before the register; the memory itself takes half of that cycle
+
+
+def _rotated(m: Module, name: str, value: Value, by: Value, bits: range, length: int, size: int) -> Value:
+    """Rotate down by a number of items of `size` bits, and return the first `length` items.
+
+    Halves of the way, then quarters and so on: a stage makes no more items than the stages after it can still reach.
+
+    Parameters
+    ----------
+    m : Module
+    name : str
+        Of the stages' signals.
+    value : Value
+    by : Value
+        Unsigned.
+    bits : range
+        Those of `by` that count; from `length` items on, as many more follow as the bits below them can ask for.
+    """
+    length += (1 << bits.start) - 1
+    for bit in reversed(bits):
+        step = 1 << bit
+        stage = Signal(min(len(value), size * (length + step - (1 << bits.start))), name=f"{name}_{step}")
+        around = Cat(value, value)
+        m.d.comb += stage.eq(Mux(by[bit], around[size * step:][:len(stage)], value[:len(stage)]))
+        value = stage
+    return value[:size * length]
 
 
 def read_port_signature(config: Config) -> wiring.Signature:
@@ -50,8 +80,8 @@ def read_port_signature(config: Config) -> wiring.Signature:
 class ActivationMemory(wiring.Component):
     """Banked nibble memory with one write port and `read_ports` read ports.
 
-    A read takes two cycles: the banks, then the rotation. A write lands two cycles after it is given. A read in the
-    cycle of a write, or in the one after it, returns the old nibbles.
+    A read takes two cycles: the banks, then half of the rotation, of which the rest follows the register. A write lands
+    two cycles after it is given. A read in the cycle of a write, or in the one after it, returns the old nibbles.
 
     Members
     -------
@@ -72,7 +102,6 @@ class ActivationMemory(wiring.Component):
         m = Module()
         config = self.config
         bank_bits = 4 * config.bank_nibbles
-        row_bits = BANKS * bank_bits
         offset_bits = (config.row_nibbles - 1).bit_length()
         row_address = config.addr_bits - offset_bits
 
@@ -83,27 +112,35 @@ class ActivationMemory(wiring.Component):
         def bank_rows(addr: Signal) -> list[Signal]:
             """Row that each bank contributes to the run at `addr`."""
             _, first, row = split(addr)
+            after = Signal(row_address, name="row_after")
+            m.d.comb += after.eq(row + 1)
             rows = []
             for bank in range(BANKS):
                 bank_row = Signal(row_address, name=f"row{bank}")
-                m.d.comb += bank_row.eq(row + (bank < first))
+                m.d.comb += bank_row.eq(Mux(bank < first, after, row))
                 rows.append(bank_row)
             return rows
 
-        # Write: rotate left, register, write.
+        # Write: rotate, register, write. A run is short, so all of the row is offered the same nibbles, `period` apart,
+        # and the mask says where the run lies.
         rotation = split(self.write.addr)[0]
-        doubled_data = Signal(2 * row_bits)
-        doubled_mask = Signal(2 * config.row_nibbles)
-        m.d.comb += [
-            doubled_data.eq(self.write.data.as_value() << Cat(Const(0, 2), rotation)),
-            doubled_mask.eq(self.write.mask << rotation),
-        ]
-        write_data = Signal(row_bits, reset_less=True)
+        period = 1 << (config.write_nibbles - 1).bit_length()
+        low_bits = (period - 1).bit_length()
+        low, block = rotation[:low_bits], rotation[low_bits:]
+        back = (-low)[:low_bits]
+        missing = period - config.write_nibbles
+        rotated_data = _rotated(m, "data", Cat(self.write.data.as_value(), Const(0, 4 * missing)), back,
+                                range(low_bits), period, 4)
+        rotated_mask = _rotated(m, "mask", Cat(self.write.mask, Const(0, missing)), back, range(low_bits), period, 1)
+        write_data = Signal(4 * period, reset_less=True)
         write_mask = Signal(config.row_nibbles)
-        m.d.sync += [
-            write_data.eq(doubled_data[:row_bits] | doubled_data[row_bits:]),
-            write_mask.eq(doubled_mask[:config.row_nibbles] | doubled_mask[config.row_nibbles:]),
-        ]
+        m.d.sync += write_data.eq(rotated_data)
+        for number in range(config.row_nibbles // period):
+            own = block == number
+            after = (block + 1)[:len(block)] == number
+            m.d.sync += write_mask.word_select(number, period).eq(
+                rotated_mask & Cat(Mux(low <= place, own, after) for place in range(period)))
+        row_data = write_data.replicate(config.row_nibbles // period)
         write_rows = []
         for bank, bank_row in enumerate(bank_rows(self.write.addr)):
             write_row = Signal(row_address, name=f"write_row{bank}")
@@ -119,7 +156,7 @@ class ActivationMemory(wiring.Component):
                 reader = memory.read_port()
                 m.d.comb += [
                     writer.addr.eq(write_rows[bank]),
-                    writer.data.eq(write_data.word_select(bank, bank_bits)),
+                    writer.data.eq(row_data.word_select(bank, bank_bits)),
                     writer.en.eq(write_mask.word_select(bank, config.bank_nibbles)),
                     reader.addr.eq(bank_row),
                     reader.en.eq(read.en),
@@ -127,12 +164,18 @@ class ActivationMemory(wiring.Component):
                 words.append(reader.data)
             banked = Signal(name=f"banked{port}")
             rotation = Signal(offset_bits, name=f"rotation{port}", reset_less=True)
-            run = Signal.like(read.data.as_value(), name=f"run{port}", reset_less=True)
-            m.d.comb += [read.ready.eq(1), read.data.as_value().eq(run)]
+            fine = Signal(offset_bits - COARSE, name=f"fine{port}", reset_less=True)
+            coarse = _rotated(m, f"coarse{port}", Cat(*words), rotation, range(len(fine), offset_bits), config.run, 4)
+            run = Signal(len(coarse), name=f"run{port}", reset_less=True)
             m.d.sync += [
                 banked.eq(read.en),
                 rotation.eq(split(read.addr)[0]),
                 read.valid.eq(banked),
-                run.eq(Cat(*words, *words) >> Cat(Const(0, 2), rotation)),
+                fine.eq(rotation),
+                run.eq(coarse),
+            ]
+            m.d.comb += [
+                read.ready.eq(1),
+                read.data.as_value().eq(_rotated(m, f"fine{port}", run, fine, range(len(fine)), config.run, 4)),
             ]
         return m

@@ -110,28 +110,32 @@ class AddressGenerator(wiring.Component):
         mask = Signal(mask_layout(config), reset_less=True)
         offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
         m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
+        first = Signal(addr_bits)                       # pixel of memory that is shown as the tile's first one
+        back = Signal(range(2 << config.dim_bits))      # from there to its neighbour on the left, a line up
+        m.d.comb += [first.eq(next_e0), back.eq(layer.width + 1)]
         patterns = upsample_patterns(config)
-        pattern = Signal(range(len(patterns) + 1)) if patterns else None
+        next_pattern, pattern = Signal(range(len(patterns) + 1)), Signal(range(len(patterns) + 1))
+        if patterns:
+            with m.If(layer.upsampled), m.Switch(layer.width):
+                for width in config.upsampled_widths:
+                    with m.Case(width):
+                        # Half the column in half the line; of an odd line the one above it is the same in memory.
+                        place = width.bit_length() - 1
+                        odd = next_e0[place]
+                        m.d.comb += [
+                            first.eq(Cat(next_e0[1:place], next_e0[place + 1:])),
+                            back.eq(Mux(odd, 1, width // 2 + 1)),
+                            next_pattern.eq(1 + patterns.index((width, 0)) + odd),
+                        ]
         with m.If(take_tile):
             m.d.sync += [
                 mask.eq(next_mask),
-                offsets[0].eq(next_e0 - 1 - layer.width),
+                pattern.eq(next_pattern),
+                offsets[0].eq(first - back),
                 offsets[1].eq(next_e0 - 1),
                 offsets[2].eq(next_e0 - 1 + layer.width),
                 tile_valid.eq(1),
             ]
-            if pattern is not None:
-                m.d.sync += pattern.eq(0)
-                with m.If(layer.upsampled), m.Switch(layer.width):
-                    for width in config.upsampled_widths:
-                        with m.Case(width):
-                            # A pair of lines that begins in this tile, or before it: a quarter of the way in memory.
-                            low = (max(rows, 2 * width) - 1).bit_length()
-                            phase = next_e0[(rows - 1).bit_length():low]
-                            m.d.sync += [
-                                offsets[0].eq((next_e0[low:] << low - 2) - width // 2),
-                                pattern.eq(1 + patterns.index((width, 0)) + phase),
-                            ]
         with m.Elif(tile_done):
             m.d.sync += tile_valid.eq(0)
 
@@ -227,7 +231,7 @@ class AddressGenerator(wiring.Component):
                 request.tile_last.eq(last_line & ends_tile),
                 request.ktile_last.eq(last_line & ends_ktile),
             ]
-            if pattern is not None:
+            if patterns:
                 m.d.sync += request.pattern.eq(pattern)
             m.d.sync += [request[name].eq(entry[name])
                          for name in ("a_signed", "w_signed", "exponent", "group", "weight")]

@@ -255,8 +255,13 @@ class Config:
 
     @property
     def run(self) -> int:
-        """Contiguous nibbles, at any address, that a memory port moves per cycle: as many as its banks allow."""
-        return (BANKS - 1) * self.bank_nibbles + 1
+        """Contiguous nibbles, at any address, that a read port gives per cycle: as many as any of its users takes."""
+        return max(self.window, self.bus_nibbles, *(self._strided(width) for width in self.strided_widths))
+
+    @property
+    def write_nibbles(self) -> int:
+        """Contiguous nibbles, at any address, that the write port takes per cycle: results of a tile, or a beat."""
+        return max(self.rows + self.rows % 2, self.bus_nibbles)
 
     @property
     def bank_nibbles(self) -> int:
@@ -286,7 +291,11 @@ class Config:
         if not _power_of_two(self.rows) or self.cols % 4:
             return ()
         widths = (1 << log2 for log2 in range(1, self.rows.bit_length()))
-        return tuple(width for width in widths if 4 * self.rows - 2 * width - 1 <= self.run)
+        return tuple(width for width in widths if self._strided(width) <= (BANKS - 1) * self.bank_nibbles + 1)
+
+    def _strided(self, width: int) -> int:
+        """Nibbles from the first to the last one that a tile of strided results of this width is made of."""
+        return 4 * self.rows - 2 * width - 1
 
     @property
     def addr_bits(self) -> int:
@@ -389,8 +398,9 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters and the constants that follow from them, in a fixed order."""
-        derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "window", "run", "bank_nibbles", "row_nibbles",
-                   "addr_bits", "tap_beats", "scale_beats", "entry_bits", "bias_bits", "param_beats", "shift_max")
+        derived = ("peak_macs", "scale_units", "psum_bits", "code_bits", "window", "run", "write_nibbles",
+                   "bank_nibbles", "row_nibbles", "addr_bits", "tap_beats", "scale_beats", "entry_bits", "bias_bits",
+                   "param_beats", "shift_max")
         return {"parameters": asdict(self), "config_hash": self.config_hash,
                 "derived": {name: getattr(self, name) for name in derived}}
 

@@ -196,14 +196,15 @@ class RegisterBlock(wiring.Component):
                     m.d.sync += value.eq(then)
 
     def _serve_reads(self, m: Module) -> None:
-        """Take an address; give external registers a cycle for their data; respond."""
+        """Take an address; give external registers a cycle for their data, and register these; respond."""
         axi = self.axi
         word = Signal(WORD_ADDR_BITS, name="read_word")
         asking = Signal()
+        coming = Signal()
         answer = Signal()
         high = Signal(WORD_BITS)
-        m.d.comb += axi.arready.eq(~(asking | answer | axi.rvalid))
-        m.d.sync += [asking.eq(axi.arvalid & axi.arready), answer.eq(asking)]
+        m.d.comb += axi.arready.eq(~(asking | coming | answer | axi.rvalid))
+        m.d.sync += [asking.eq(axi.arvalid & axi.arready), coming.eq(asking), answer.eq(coming)]
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += word.eq(axi.araddr >> 2)
         with m.If(answer):
@@ -216,7 +217,7 @@ class RegisterBlock(wiring.Component):
             value = Signal(width, name=f"{name}_read")
             if register.external:
                 given = True
-                m.d.comb += value.eq(getattr(self, f"{name}_data"))
+                m.d.sync += value.eq(getattr(self, f"{name}_data"))
                 if register.is_array:
                     m.d.comb += getattr(self, f"{name}_index").eq(word >> width // WORD_BITS - 1)
             else:

@@ -71,13 +71,16 @@ class WindowFetcher(wiring.Component):
         pattern = kept.pop("pattern", None)
         m.d.comb += [window[name].eq(value) for name, value in kept.items()]
         m.d.comb += window.nibbles.as_value().eq(self.memory.data.as_value())
-        for number, (width, phase) in enumerate(upsample_patterns(config)):
-            with m.If(pattern == 1 + number):
-                first = phase * config.rows - 1 - width     # pixel of the window's first nibble
-                for place in range(config.rows + 2 + 2 * width):
-                    pair, pixel = divmod(first + place, 2 * width)
-                    source = (1 + pair) * width // 2 + pixel % width // 2
-                    m.d.comb += window.nibbles[place].eq(self.memory.data[source])
+        if pattern is not None:
+            # A tile's pixels, or lines, with their neighbours. What no row needs comes as it is.
+            with m.Switch(pattern):
+                for number, (width, odd) in enumerate(upsample_patterns(config)):
+                    pixels = range(-1, config.rows + 1) if width > config.rows else range(width)
+                    with m.Case(1 + number):
+                        for line in range(max(1, config.rows // width) + 2):
+                            of_line = 1 + (line + 1 - odd) // 2 * (width // 2)
+                            m.d.comb += [window.nibbles[1 + width * line + pixel].eq(
+                                self.memory.data[of_line + pixel // 2]) for pixel in pixels]
         m.d.comb += [
             queue.w_data.eq(window),
             queue.w_en.eq(self.memory.valid),

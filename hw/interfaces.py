@@ -302,13 +302,13 @@ def request_layout(config: Config) -> data.StructLayout:
 
 
 def upsample_patterns(config: Config) -> list[tuple[int, int]]:
-    """Ways in which a run of pixels becomes a window of an upsampled map: the map's width W, and the tile's phase.
+    """Ways in which a run of pixels becomes a window of an upsampled map: the map's width W; does the tile begin in an
+    odd line.
 
-    Pixel p of the upsampled map is pixel (p // 2W) * W/2 + (p % W) // 2 of the memory's, over all samples. The run
-    begins one line of memory before the one that is shown as the pair of lines in which the tile begins, which is
-    `phase` tiles after that pair.
+    Pixel x of line y, over all samples, is pixel x // 2 of line y // 2 of the map in memory, whose lines have W / 2
+    pixels. The run begins with the one that is shown left of and above the tile's first pixel.
     """
-    return [(width, phase) for width in config.upsampled_widths for phase in range(max(1, 2 * width // config.rows))]
+    return [(width, odd) for width in config.upsampled_widths for odd in range(2 if width >= config.rows else 1)]
 
 
 def window_layout(config: Config) -> data.StructLayout:
@@ -330,10 +330,10 @@ def write_layout(config: Config) -> data.StructLayout:
     -------
     addr : addr_bits
         Nibble address of the run's first nibble.
-    data : run nibbles
-    mask : run bits
+    data : write_nibbles nibbles
+    mask : write_nibbles bits
         Nibbles to write.
     """
     return data.StructLayout({
-        "addr": config.addr_bits, "data": data.ArrayLayout(4, config.run), "mask": config.run,
+        "addr": config.addr_bits, "data": data.ArrayLayout(4, config.write_nibbles), "mask": config.write_nibbles,
     })

@@ -1,7 +1,8 @@
 """Loader: takes the beats that were read from host memory to where its jobs say.
 
 A job belongs to one command of the read DMA, and jobs are in the order of the commands, so the first beat that comes is
-the first job's; two kinds of job read nothing. Each beat passes in the cycle in which its memory takes it.
+the first job's; two kinds of job read nothing. Registers lie between beats and memories; a LAYER job is done when all
+before it is in the memories.
 
     DESCRIPTOR  into the descriptor register
     BATCH       block numbers and sample indices, into two small memories
@@ -14,12 +15,13 @@ the first job's; two kinds of job read nothing. Each beat passes in the cycle in
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .checker import DESCRIPTOR_BITS
 from .config import Config
 from .dma_read import read_layout
 from .interfaces import Space, load_layout
+from .skid import Skid
 
 __all__ = ["Job", "Loader", "job_layout"]
 
@@ -75,8 +77,10 @@ class Loader(wiring.Component):
     descriptor_valid : Out(1)
         Set by a DESCRIPTOR job, cleared by `descriptor_take`.
     descriptor_take : In(1)
+    descriptor_place : Out(bits of the beats of a descriptor), descriptor_write : Out(1)
+        The beat that passes in this cycle is this one of a descriptor.
     block_index : In(16), block : Out(16)
-        Block number of the batch, in the same cycle.
+        Block number of the batch, in the next cycle.
     layer_ready : Out(1)
         A LAYER job was done; cleared by `layer_take`.
     layer_take : In(1)
@@ -85,7 +89,7 @@ class Loader(wiring.Component):
     error : Out(1), error_descriptor : Out(24)
         The first beat of this job failed on the bus; nothing goes on until reset.
     idle : Out(1)
-        There are no jobs.
+        There are no jobs, and nothing is under way to a memory.
     """
 
     def __init__(self, config: Config) -> None:
@@ -97,6 +101,8 @@ class Loader(wiring.Component):
             "descriptor": Out(DESCRIPTOR_BITS),
             "descriptor_valid": Out(1),
             "descriptor_take": In(1),
+            "descriptor_place": Out(range(DESCRIPTOR_BITS // config.bus_bits)),
+            "descriptor_write": Out(1),
             "block_index": In(16),
             "block": Out(16),
             "layer_ready": Out(1),
@@ -109,26 +115,33 @@ class Loader(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        config, beats, load = self.config, self.beats, self.load.payload
+        config, beats = self.config, self.beats
+        m.submodules.skid = skid = Skid(load_layout(config))
+        connect(m, skid.o, flipped(self.load))
+        load = skid.i.payload
         half_samples = config.samples // 2
 
         m.submodules.queue = queue = fifo.SyncFIFO(width=job_layout(config).size, depth=JOBS)
-        job = Signal(job_layout(config))
-        m.d.comb += [
-            queue.w_data.eq(self.jobs.payload),
-            queue.w_en.eq(self.jobs.valid),
-            self.jobs.ready.eq(queue.w_rdy),
-            job.eq(queue.r_data),
-            self.idle.eq(~queue.r_rdy),
-            self.error.eq(queue.r_rdy & beats.valid & beats.payload.error & (job.kind != Job.SAMPLE)
-                          & (job.kind != Job.LAYER)),
-            self.error_descriptor.eq(job.descriptor),
-        ]
-        beat_valid = queue.r_rdy & beats.valid & ~beats.payload.error
+        job = Signal(job_layout(config), reset_less=True)
+        last_sample = Signal(range(half_samples), reset_less=True)
+        at_work = Signal()
         number = Signal(24)     # beats of the job that passed
         passed = Signal()       # a beat passes
         done = Signal()
-        m.d.comb += queue.r_en.eq(done)
+        with m.If(done | ~at_work):
+            m.d.sync += [job.eq(queue.r_data), at_work.eq(queue.r_rdy)]
+            m.d.sync += last_sample.eq(data.View(job_layout(config), queue.r_data).count - 1)
+        m.d.comb += [
+            queue.r_en.eq(done | ~at_work),
+            queue.w_data.eq(self.jobs.payload),
+            queue.w_en.eq(self.jobs.valid),
+            self.jobs.ready.eq(queue.w_rdy),
+            self.idle.eq(~queue.r_rdy & ~at_work & skid.empty),
+            self.error.eq(at_work & beats.valid & beats.payload.error & (job.kind != Job.SAMPLE)
+                          & (job.kind != Job.LAYER)),
+            self.error_descriptor.eq(job.descriptor),
+        ]
+        beat_valid = at_work & beats.valid & ~beats.payload.error
         with m.If(done):
             m.d.sync += number.eq(0)
         with m.Elif(passed):
@@ -148,7 +161,6 @@ class Loader(wiring.Component):
         of_sample = Signal(24)
         m.d.comb += [
             block_read.addr.eq(self.block_index),
-            self.block.eq(block_read.data),
             block_write.addr.eq(number),
             block_write.data.eq(value),
             of_sample.eq(number - job.count),
@@ -160,6 +172,8 @@ class Loader(wiring.Component):
             place_write.data.eq(job.first),
         ]
 
+        m.d.sync += self.block.eq(block_read.data)
+
         # Addresses within the spaces.
         param_bits = (config.param_beats - 1).bit_length()
         param_beat = Signal(range(max(2, config.param_beats)))
@@ -168,13 +182,14 @@ class Loader(wiring.Component):
         to_memory = Signal()
         m.d.comb += [
             load.data.eq(beats.payload.data),
-            self.load.valid.eq(to_memory & beat_valid),
-            beats.ready.eq(beat_valid & (self.load.ready | ~to_memory)),
+            skid.i.valid.eq(to_memory & beat_valid),
+            beats.ready.eq(beat_valid & (skid.i.ready | ~to_memory)),
             passed.eq(beats.valid & beats.ready),
         ]
         with m.Switch(job.kind):
             with m.Case(Job.DESCRIPTOR):
-                m.d.comb += done.eq(passed & beats.payload.last)
+                m.d.comb += [done.eq(passed & beats.payload.last), self.descriptor_write.eq(passed),
+                             self.descriptor_place.eq(number)]
                 with m.If(passed):
                     m.d.sync += self.descriptor.eq(Cat(self.descriptor[config.bus_bits:], beats.payload.data))
                 with m.If(done):
@@ -182,8 +197,8 @@ class Loader(wiring.Component):
             with m.Case(Job.BATCH):
                 m.d.comb += [
                     done.eq(passed & beats.payload.last),
-                    block_write.en.eq(passed & (number < job.count)),
-                    index_write.en.eq(passed & (number >= job.count)),
+                    block_write.en.eq(passed & (number[:16] < job.count)),
+                    index_write.en.eq(passed & (number[:16] >= job.count)),
                     self.bad_batch.eq(index_write.en & (value >= job.count)),
                 ]
             with m.Case(Job.ACTIVATION, Job.TABLE):
@@ -215,16 +230,16 @@ class Loader(wiring.Component):
                 ]
             with m.Case(Job.SAMPLE):
                 m.d.comb += [
-                    self.load.valid.eq(queue.r_rdy),
+                    skid.i.valid.eq(at_work),
                     beats.ready.eq(0),
-                    passed.eq(self.load.valid & self.load.ready),
-                    done.eq(passed & (number == job.count - 1)),
+                    passed.eq(skid.i.valid & skid.i.ready),
+                    done.eq(passed & (number[:len(last_sample)] == last_sample)),
                     load.space.eq(Space.SAMPLE),
                     load.address.eq(job.first + number),
                     load.data.eq(place_read.data),
                 ]
             with m.Case(Job.LAYER):
-                m.d.comb += [beats.ready.eq(0), passed.eq(0), done.eq(queue.r_rdy)]
+                m.d.comb += [beats.ready.eq(0), passed.eq(0), done.eq(at_work & skid.empty)]
                 with m.If(done):
                     m.d.sync += self.layer_ready.eq(1)
         return m

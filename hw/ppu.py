@@ -12,8 +12,9 @@ line where a transform moves lines apart. Per segment and output channel it make
 
 Every step takes the whole pipeline, so that nothing in it ever waits:
 
-    cycle   0 issue             1 accumulators   2 sum of arrays   3 x M, x R   4 add   5 shift   6 clamp   7 write
-              read residual       parameters       residual
+    cycle   0 issue           1 accumulators   2 sum of arrays   3 factors   4 x M, x R (digits)   5 x M, x R (sums)
+              read residual     parameters       residual
+            6 add             7 shift          8 clamp           9 write
 
 Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
 element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first. A strided x is
@@ -32,15 +33,16 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .actmem import read_port_signature
-from .config import Config
+from .config import MULT_BITS, Config
 from .dense import tiles_signature
 from .detector import count_layout
 from .guard import WriteGuard
 from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
+from .product import CODE_BITS, correction, joined, narrowed, quads, recoded
 
 __all__ = ["PostProcessor"]
 
-DEPTH = 6   # cycles from issue to the cycle in which the write is presented
+DEPTH = 8   # cycles from issue to the cycle in which the write is presented
 
 
 class Read(enum.Enum, shape=2):
@@ -321,11 +323,21 @@ class PostProcessor(wiring.Component):
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
         m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
         m.submodules.guard = guard = WriteGuard(config)
-        m.d.comb += [guard.base.eq(steps[1].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
+        m.d.comb += [guard.base.eq(steps[3].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
 
-        # Cycle 1: sum of the arrays. What is read before the issue arrives before it too.
+        # Cycle 1: sum of the arrays; 2: digits of M and R. What is read before the issue arrives before it too.
         param = Signal(param_layout(config), reset_less=True)
-        m.d.sync += param.eq(param_read.data)
+        m_code = Signal(CODE_BITS, reset_less=True)
+        r_code = Signal(CODE_BITS, reset_less=True)
+        rounding = Signal(config.bias_bits, reset_less=True)
+        rounded = Signal(signed(config.bias_bits + 1), reset_less=True)
+        m.d.sync += [
+            param.eq(param_read.data),
+            m_code.eq(recoded(param.m)),
+            r_code.eq(recoded(Mux(layer.residual, param.r, 0))),
+            rounding.eq((1 << layer.shift) >> 1),
+            rounded.eq(param.b + rounding),
+        ]
         arriving = [Signal(Read, name=f"arriving{cycle}") for cycle in range(2)]
         arrives = [Signal(name=f"arrives{cycle}") for cycle in range(2)]
         m.d.sync += [
@@ -338,17 +350,17 @@ class PostProcessor(wiring.Component):
             sign = low[3] & fmt.signed
             return Mux(fmt.wide, Cat(low, high, high[3] & fmt.signed), Cat(low, sign.replicate(5))).as_signed()
 
-        rounding = Signal(config.bias_bits, reset_less=True)
-        m.d.sync += rounding.eq((1 << layer.shift) >> 1)
+        # Cycles 3 and 4: products. What is added to all rows comes with them.
         offset = Signal(signed(config.bias_bits + 1), reset_less=True)
-        m.d.sync += offset.eq(param.b + rounding)
+        corrections = Signal(MULT_BITS + 1)
+        m.d.comb += corrections.eq(correction(m_code) + correction(r_code))
+        m.d.sync += offset.eq(rounded + corrections)
 
         results = []
         for row in range(rows):
             acc = Signal(signed(config.acc_bits), name=f"acc{row}", reset_less=True)
             m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
 
-            # Cycle 2: products.
             nibble = self.residual.data[row]
             x_nibble = Signal(4, name=f"x_nibble{row}")
             m.d.comb += x_nibble.eq(nibble)
@@ -362,35 +374,47 @@ class PostProcessor(wiring.Component):
                 with m.If(arrives[1] & (arriving[1] == read)):
                     m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
             x = value_of(x_nibble, held[Read.X_HIGH], layer.x_format)
+            res = Signal(signed(9), name=f"res{row}", reset_less=True)
+            factor = Signal(signed(config.acc_bits), name=f"factor{row}", reset_less=True)
+            m.d.sync += [
+                factor.eq(Mux(layer.elementwise, x, acc)),
+                res.eq(value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH],
+                                layer.res_format)),
+            ]
+            sums = []
+            for number, value in enumerate((*quads(factor, m_code), *quads(res, r_code))):
+                sums.append(Signal(value.shape(), name=f"sum{number}_{row}", reset_less=True))
+                m.d.sync += sums[-1].eq(value)
             product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
-            m.d.sync += product.eq(Mux(layer.elementwise, x, acc) * param.m)
-            res = value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)
-            addend = Signal(signed(9 + param.r.shape().width), name=f"addend{row}", reset_less=True)
-            m.d.sync += addend.eq(Mux(layer.residual, res * param.r, 0))
+            others = Signal(signed(config.bias_bits + 2), name=f"others{row}", reset_less=True)
+            m.d.sync += [product.eq(joined(sums[0], sums[1])), others.eq(joined(sums[2], sums[3]) + offset)]
 
-            # Cycles 3 to 5: add, shift, clamp.
+            # Cycles 5 to 7: add, shift, clamp.
             total = Signal(signed(config.bias_bits + 2), name=f"total{row}", reset_less=True)
-            shifted = Signal.like(total, name=f"shifted{row}", reset_less=True)
-            m.d.sync += [total.eq(product + addend + offset), shifted.eq(total >> layer.shift)]
-            results.append((shifted, Signal(8, name=f"y{row}", reset_less=True)))
+            m.d.sync += total.eq(product + others)
+            shifted, beyond = narrowed(m, f"shifted{row}", total, layer.shift, 8)
+            results.append((shifted, beyond, total[-1], Signal(8, name=f"y{row}", reset_less=True)))
 
+        # Bits that a result of the layer's format has in common with its sign.
         is_signed, wide = layer.out_format.signed, layer.out_format.wide
-        least = Mux(is_signed, Mux(wide, Const(-128, signed(9)), Const(-8, signed(9))), 0)
-        most = Mux(is_signed, Mux(wide, 127, 7), Mux(wide, 255, 15))
-        for row, (shifted, y) in enumerate(results):
-            clamped = Signal(signed(9), name=f"clamped{row}")
-            with m.If(shifted < least):
-                m.d.comb += clamped.eq(least)
-            with m.Elif(shifted > most):
-                m.d.comb += clamped.eq(most)
-            with m.Else():
-                m.d.comb += clamped.eq(shifted)
-            magnitude = Mux(clamped < 0, -clamped, clamped)
+        fixed = Mux(is_signed, Mux(wide, 0x80, 0xf8), Mux(wide, 0, 0xf0))
+        for row, (shifted, beyond, sign, y) in enumerate(results):
+            low = Signal(8, name=f"low{row}", reset_less=True)
+            large = Signal(name=f"large{row}", reset_less=True)
+            negative = Signal(name=f"negative{row}", reset_less=True)
+            m.d.sync += [low.eq(shifted), large.eq(beyond), negative.eq(sign)]
+            clamped = Signal(8, name=f"clamped{row}")
+            m.d.comb += clamped.eq(low)
+            with m.If(negative & ~is_signed):
+                m.d.comb += clamped.eq(0)
+            with m.Elif(large | ((low ^ negative.replicate(8)) & fixed).any()):
+                m.d.comb += clamped.eq(fixed ^ ~negative.replicate(8))
+            magnitude = Mux(negative & is_signed, -clamped, clamped)[:8]
             m.d.sync += y.eq(Mux(magnitude < layer.dead_zone, 0, clamped))
 
-        # Cycle 6: choose the plane, order the rows as the transform wants them.
-        last = steps[5]
-        lanes = [Cat(Mux(last.plane, y[4:], y[:4]), last.rows[row]) for row, (_, y) in enumerate(results)]
+        # Cycle 8: choose the plane, order the rows as the transform wants them.
+        last = steps[7]
+        lanes = [Cat(Mux(last.plane, y[4:], y[:4]), last.rows[row]) for row, (*_, y) in enumerate(results)]
         none = Const(0, 5)
 
         def rows_from(sources: list[int]) -> list[Signal]:
@@ -413,7 +437,7 @@ class PostProcessor(wiring.Component):
         m.d.sync += [self.write.addr.eq(last.base), self.outside.eq(refused)]
 
         counted = []
-        for row, (_, y) in enumerate(results):
+        for row, (*_, y) in enumerate(results):
             own = Mux(upsample, last.part == (row >= half_rows), ~to_depth | (last.odd_first == row % 2))
             counted.append(y.any() & last.rows[row] & own)
         m.d.sync += [

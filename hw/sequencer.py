@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.program.descriptor import BYTES, ErrorCode, Opcode
 
-from .bursts import command_layout
+from .bursts import BEATS_BITS, command_layout
 from .checker import DESCRIPTOR_BITS, DescriptorChecker, descriptor_layout
 from .config import Config
 from .dma_read import read_layout
@@ -95,26 +95,38 @@ class Sequencer(wiring.Component):
         opcode = conv.opcode
         blocks, samples = Signal(16), Signal(16)
         m.d.comb += [
-            checker.descriptor.eq(loader.descriptor),
+            checker.beat.eq(self.beats.payload.data),
+            checker.place.eq(loader.descriptor_place),
+            checker.write.eq(loader.descriptor_write),
             checker.program_size.eq(self.program_size),
             checker.data_size.eq(self.data_size),
             checker.blocks.eq(blocks),
             checker.block.eq(loader.block),
         ]
 
-        # A read and its job are given together.
-        job = Signal(job_layout(config))
+        # A read and its job are given together. They wait in registers, where the address is made.
+        job, waiting_job = Signal(job_layout(config)), Signal(job_layout(config), reset_less=True)
         ask = Signal()          # give the job, and the read if it has one
-        read = Signal(command_layout(config))
-        reading = Signal()
+        read = Signal(data.StructLayout({"of_data": 1, "offset": 32, "beats": BEATS_BITS}))
+        waiting_read = Signal.like(read, reset_less=True)
+        reading, waiting_reading = Signal(), Signal()
+        waits = Signal()
         given = Signal()
         m.d.comb += [
-            loader.jobs.payload.eq(job),
-            loader.jobs.valid.eq(ask & (self.reads.ready | ~reading)),
-            self.reads.payload.eq(read),
-            self.reads.valid.eq(ask & reading & loader.jobs.ready),
-            given.eq(loader.jobs.valid & loader.jobs.ready),
+            given.eq(ask & ~waits),
+            loader.jobs.payload.eq(waiting_job),
+            loader.jobs.valid.eq(waits & (self.reads.ready | ~waiting_reading)),
+            self.reads.payload.address.eq(Mux(waiting_read.of_data, self.data_base, self.program_base)
+                                          + waiting_read.offset),
+            self.reads.payload.beats.eq(waiting_read.beats),
+            self.reads.valid.eq(waits & waiting_reading & loader.jobs.ready),
         ]
+        with m.If(given):
+            m.d.sync += [waits.eq(1), waiting_job.eq(job), waiting_read.eq(read), waiting_reading.eq(reading)]
+        with m.Elif(loader.jobs.valid & loader.jobs.ready):
+            m.d.sync += waits.eq(0)
+        idle = Signal()         # all that was asked for is in its place
+        m.d.comb += idle.eq(loader.idle & ~waits)
 
         # The layer that is prepared, and the one that runs.
         pending = Signal()
@@ -134,13 +146,29 @@ class Sequencer(wiring.Component):
             Mux(half, depth // 2, 0) for depth in (config.table_depth, config.param_depth, config.samples))
         self._layer(m, items, opcode, table_first, sample_first)
 
-        # Places in a transfer, or blocks of parameters.
-        left = Signal(32)
-        offset, chip = Signal(32), Signal(32)
-        beat = Signal(32)
+        # Places in a transfer, or blocks of parameters. What is on chip was checked to lie there.
+        chip_beats = range(config.act_nibbles // config.bus_nibbles + 1)
+        left, chip, place, beat, last_beat = (
+            Signal(chip_beats, name=name) for name in ("left", "chip", "place", "beat", "last_beat"))
+        offset = Signal(32)
         param_place = Signal(24)
         number = Signal(16)
+        block_offset, shift = Signal(32), Signal(5)
         m.d.comb += loader.block_index.eq(number)
+
+        # What is known a cycle after its reasons.
+        no_more, beyond = Signal(), Signal()    # the next descriptor is not one of the program, lies behind it
+        come = Signal()                         # a descriptor
+        is_end, runs = Signal(), Signal()       # it is END, is for this step
+        last_block = Signal()
+        m.d.sync += [
+            no_more.eq(index == self.program_count),
+            beyond.eq(index >= self.program_size >> BYTES.bit_length() - 1),
+            come.eq(loader.descriptor_valid),
+            is_end.eq(loader.descriptor[:8] == Opcode.END),
+            runs.eq(data.View(descriptor_layout(Opcode.END), loader.descriptor).mask.bit_select(self.time_step, 1)),
+            last_block.eq(conv.one_block | (number + 1 == blocks)),
+        ]
 
         m.d.comb += self.error_descriptor.eq(index)
         with m.FSM():
@@ -149,28 +177,28 @@ class Sequencer(wiring.Component):
                 m.next = "FETCH"
             for state, then in (("FETCH", "WAIT"), ("AHEAD", "WORK")):
                 with m.State(state):
-                    with m.If(index == self.program_count):
+                    m.next = f"{state} NOW"
+                with m.State(f"{state} NOW"):
+                    with m.If(no_more):
                         m.d.sync += refused.eq(ErrorCode.NO_END)
                         m.next = then
-                    with m.Elif(((index + 1) * BYTES) > self.program_size):
+                    with m.Elif(beyond):
                         m.d.sync += refused.eq(ErrorCode.RANGE)
                         m.next = then
                     with m.Else():
                         m.d.comb += [
                             ask.eq(1), reading.eq(1),
                             job.kind.eq(Job.DESCRIPTOR), job.descriptor.eq(index),
-                            read.address.eq(self.program_base + index * BYTES),
+                            read.offset.eq(index * BYTES),
                             read.beats.eq(8 * BYTES // config.bus_bits),
                         ]
                         with m.If(given):
                             m.next = then
             with m.State("WAIT"):
                 m.d.sync += number.eq(0)
-                is_end = loader.descriptor[:8] == Opcode.END
-                runs = data.View(descriptor_layout(Opcode.END), loader.descriptor).mask.bit_select(self.time_step, 1)
                 with m.If(refused != 0):
                     m.next = "REFUSE"
-                with m.Elif(loader.descriptor_valid):
+                with m.Elif(come & loader.descriptor_valid):
                     with m.If(~is_end & ~runs):
                         m.d.comb += loader.descriptor_take.eq(1)
                         m.d.sync += index.eq(index + 1)
@@ -190,38 +218,39 @@ class Sequencer(wiring.Component):
                 m.d.sync += [current.eq(loader.descriptor), self.descriptor.eq(index), index.eq(index + 1),
                              number.eq(0)]
                 m.next = "AHEAD"
-                with m.If(loader.descriptor[:8] == Opcode.END):
+                with m.If(is_end):
                     m.next = "END"
             with m.State("WORK"):
                 m.d.sync += [offset.eq(transfer.offset), chip.eq(transfer.chip_first), left.eq(transfer.runs),
-                             beat.eq(0), param_place.eq(param_first)]
+                             place.eq(transfer.chip_first), beat.eq(0), last_beat.eq(transfer.beats - 1),
+                             param_place.eq(param_first), block_offset.eq(0)]
                 with m.Switch(opcode):
-                    with m.Case(int(Opcode.BATCH)), m.If(loader.idle):
+                    with m.Case(int(Opcode.BATCH)), m.If(idle):
                         m.next = "BATCH"
                     with m.Case(int(Opcode.LOAD)), m.If(~transfer.wait | layers_done):
                         m.next = "LOAD"
-                    with m.Case(int(Opcode.STORE)), m.If(layers_done & loader.idle):
+                    with m.Case(int(Opcode.STORE)), m.If(layers_done & idle):
                         m.next = "STORE"
                     with m.Case(int(Opcode.CONV)):
                         m.d.sync += pending.eq(1)
                         m.next = "TABLE"
                     with m.Case(int(Opcode.ELEMENTWISE)):
                         m.d.sync += pending.eq(1)
-                        m.next = "PARAMS"
+                        m.next = "BLOCK"
 
             with m.State("BATCH"):
                 m.d.sync += [blocks.eq(batch.blocks), samples.eq(batch.samples)]
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.BATCH), job.descriptor.eq(self.descriptor),
                     job.count.eq(batch.blocks),
-                    read.address.eq(self.data_base + batch.offset), read.beats.eq(batch.blocks + batch.samples),
+                    read.of_data.eq(1), read.offset.eq(batch.offset), read.beats.eq(batch.blocks + batch.samples),
                 ]
                 with m.If(given):
                     m.next = "BATCHED"
             with m.State("BATCHED"):
                 with m.If(loader.bad_batch):
                     m.d.sync += [refused.eq(ErrorCode.BATCH), index.eq(self.descriptor)]
-                with m.If(loader.idle):
+                with m.If(idle):
                     m.next = "WAIT"
                     with m.If(refused == ErrorCode.BATCH):
                         m.next = "REFUSE"
@@ -230,7 +259,7 @@ class Sequencer(wiring.Component):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.ACTIVATION), job.descriptor.eq(self.descriptor),
                     job.first.eq(chip),
-                    read.address.eq(self.data_base + offset), read.beats.eq(transfer.beats),
+                    read.of_data.eq(1), read.offset.eq(offset), read.beats.eq(transfer.beats),
                 ]
                 with m.If(given):
                     m.d.sync += [offset.eq(offset + transfer.stride), chip.eq(chip + transfer.chip_stride),
@@ -248,11 +277,12 @@ class Sequencer(wiring.Component):
                     m.d.sync += [offset.eq(offset + transfer.stride), left.eq(left - 1)]
                     m.next = "STORED"
             with m.State("STORED"):
-                m.d.comb += [self.addresses.valid.eq(1), self.addresses.payload.eq(chip + beat)]
+                m.d.comb += [self.addresses.valid.eq(1), self.addresses.payload.eq(place)]
                 with m.If(self.addresses.ready):
-                    m.d.sync += beat.eq(beat + 1)
-                    with m.If(beat + 1 == transfer.beats):
-                        m.d.sync += [beat.eq(0), chip.eq(chip + transfer.chip_stride)]
+                    m.d.sync += [beat.eq(beat + 1), place.eq(place + 1)]
+                    with m.If(beat == last_beat):
+                        m.d.sync += [beat.eq(0), chip.eq(chip + transfer.chip_stride),
+                                     place.eq(chip + transfer.chip_stride)]
                         m.next = "STORE"
                         with m.If(left == 0):
                             m.next = "WRITTEN"
@@ -263,21 +293,33 @@ class Sequencer(wiring.Component):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.TABLE), job.descriptor.eq(self.descriptor),
                     job.first.eq(table_first),
-                    read.address.eq(self.program_base + conv.table), read.beats.eq(conv.table_count),
+                    read.offset.eq(conv.table), read.beats.eq(conv.table_count),
                 ]
                 with m.If(given):
+                    m.next = "BLOCK"
+            with m.State("BLOCK"):      # its number comes
+                m.next = "NUMBER"
+            with m.State("NUMBER"):
+                m.d.sync += shift.eq(conv.block_log2)
+                m.next = "SHIFT"
+                with m.If(conv.one_block):
+                    m.next = "PARAMS"
+                with m.Else():
+                    m.d.sync += block_offset.eq(loader.block)
+            with m.State("SHIFT"):
+                m.d.sync += [block_offset.eq(block_offset << 1), shift.eq(shift - 1)]
+                with m.If(shift == 1):  # it is at least 4
                     m.next = "PARAMS"
             with m.State("PARAMS"):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.PARAM), job.descriptor.eq(self.descriptor),
                     job.first.eq(param_place), job.count.eq(number),
-                    read.address.eq(self.program_base + conv.params
-                                    + Mux(conv.one_block, 0, loader.block << conv.block_log2)),
-                    read.beats.eq(checker.block_beats),
+                    read.offset.eq(conv.params + block_offset), read.beats.eq(checker.block_beats),
                 ]
                 with m.If(given):
                     m.d.sync += [number.eq(number + 1), param_place.eq(param_place + conv.outputs)]
-                    with m.If(conv.one_block | (number + 1 == blocks)):
+                    m.next = "BLOCK"
+                    with m.If(last_block):
                         m.next = "SAMPLES"
             with m.State("SAMPLES"):
                 m.d.comb += [
@@ -296,12 +338,12 @@ class Sequencer(wiring.Component):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.WEIGHT), job.descriptor.eq(self.descriptor),
                     job.count.eq(conv.words), job.groups.eq(conv.groups), job.one_tap.eq(conv.one_tap),
-                    read.address.eq(self.program_base + conv.weights), read.beats.eq(checker.weight_beats),
+                    read.offset.eq(conv.weights), read.beats.eq(checker.weight_beats),
                 ]
                 with m.If(given):
                     m.next = "WAIT"
 
-            ended = layers_done & loader.idle & self.write_idle
+            ended = layers_done & idle & self.write_idle
             with m.State("END"), m.If(ended):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

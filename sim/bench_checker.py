@@ -3,7 +3,7 @@
 from typing import Any
 
 import cocotb
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import RisingEdge
 
 from .axi import generator
 from .streams import reset, start_clock, vectors
@@ -23,13 +23,14 @@ async def descriptors_are_judged(dut: Any) -> None:
 
     async def answer() -> None:
         while True:
-            await FallingEdge(dut.clk)
+            await RisingEdge(dut.clk)
             index = dut.block_index.value
             number = int(index) if index.is_resolvable else 0
             dut.block.value = blocks[number] if number < len(blocks) else numbers.getrandbits(16)
 
     start_clock(dut)
-    for name in ("start", "descriptor", "program_size", "data_size", "blocks", "block"):
+    beat_bits, beats = len(dut.beat), 1 << len(dut.place)
+    for name in ("start", "beat", "place", "write", "program_size", "data_size", "blocks", "block"):
         dut[name].value = 0
     cocotb.start_soon(answer())
     await reset(dut)
@@ -37,7 +38,11 @@ async def descriptors_are_judged(dut: Any) -> None:
     for number, (descriptor, batch, facts) in enumerate(rows):
         count, program_size, data_size, error, weights, params = facts
         blocks[:] = batch[:count]
-        dut.descriptor.value = descriptor
+        dut.write.value = 1
+        for place in range(beats):
+            dut.place.value, dut.beat.value = place, descriptor >> place * beat_bits & (1 << beat_bits) - 1
+            await RisingEdge(dut.clk)
+        dut.write.value = 0
         dut.program_size.value = program_size
         dut.data_size.value = data_size
         dut.blocks.value = count

@@ -3,7 +3,7 @@
 from typing import Any
 
 import cocotb
-from cocotb.triggers import ClockCycles, RisingEdge, Timer
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from .streams import StreamBench, vectors
 from .words import from_words
@@ -46,7 +46,7 @@ async def beats_go_to_their_places(dut: Any, stall: float) -> None:
         assert bad == data["bad"][number], f"{where}: {bad} bad samples, expected {data['bad'][number]}"
         for index, block in enumerate(data["blocks"][number].tolist()):
             dut.block_index.value = index
-            await Timer(1, unit="ns")
+            await ClockCycles(dut.clk, 2)
             assert block < 0 or dut.block.value == block, f"{where}: block {index} is {int(dut.block.value)}"
         await RisingEdge(dut.clk)
         dut.descriptor_take.value = dut.layer_take.value = 1

@@ -40,7 +40,8 @@ class Bench:
         self.port_busy = port_busy
         self.data = vectors()
         self.random = random.Random(cocotb.RANDOM_SEED)
-        self.rows, self.cols, self.run = (int(self.data[name]) for name in ("rows", "cols", "run"))
+        self.rows, self.cols, self.run, self.length = (
+            int(self.data[name]) for name in ("rows", "cols", "run", "write_nibbles"))
         self.layers = from_words(self.data["layers"])
         self.arrays = sum(f"tiles__{array}__lane" in dir(dut) for array in range(8))
         self.memory: NDArray[np.uint8] = self.data["before"][0].copy()
@@ -107,12 +108,12 @@ class Bench:
         write = self.dut.write.value
         if self.dut.rst.value == 1:
             return
-        mask = write[len(write) - 1:addr_bits + 4 * self.run]
+        mask = write[len(write) - 1:addr_bits + 4 * self.length]
         assert mask.is_resolvable, f"the write's mask is {mask} after reset"
         if int(mask) == 0:
             return
         addr = int(write[addr_bits - 1:0])
-        for place in range(self.run):
+        for place in range(self.length):
             if int(mask) >> place & 1:
                 low = addr_bits + 4 * place
                 self.memory[(addr + place) % self.memory.size] = int(write[low + 3:low])

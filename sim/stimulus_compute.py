@@ -75,7 +75,7 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         layer I needs, some of them for other blocks. I.arrays: the arrays that take part. I.tiles: what these hold,
         [arrays * tiles * lanes], random where nothing may look. I.nonzeros: of each output channel, k-tile by k-tile,
         [k_tiles, cols, parts], of columns beyond the last -1. before, after: the activation memory,
-        [layers, act_nibbles]. rows, cols, run: of the configuration.
+        [layers, act_nibbles]. rows, cols, run, write_nibbles: of the configuration.
     """
     result: dict[str, NDArray[Any]] = {}
     words, befores, afters, outside = [], [], [], []
@@ -135,7 +135,7 @@ def ppu(config: Config, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     return result | {
         "layers": to_words(words, layer_layout(config).size), "before": np.stack(befores), "after": np.stack(afters),
         "outside": np.array(outside), "rows": np.array(config.rows), "cols": np.array(config.cols),
-        "run": np.array(config.run),
+        "run": np.array(config.run), "write_nibbles": np.array(config.write_nibbles),
     }
 
 

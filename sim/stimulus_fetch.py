@@ -98,9 +98,9 @@ def _requests(config: Config, shape: tuple[int, int, int], k_tiles: int, entries
                 neighbour = entry["base"] + tile * rows - 1 + width * (line - 1)
                 pattern = {"pattern": 0} if upsample_patterns(config) else {}
                 if upsampled:
-                    pair, before = divmod(tile * rows, 2 * width)   # of lines, that one of memory becomes
-                    neighbour = entry["base"] + (pair - 1) * width // 2
-                    pattern = {"pattern": 1 + upsample_patterns(config).index((width, before // rows))}
+                    y, x = divmod(tile * rows, width)
+                    neighbour = entry["base"] + (y - 1) // 2 * (width // 2) + (x - 1) // 2
+                    pattern = {"pattern": 1 + upsample_patterns(config).index((width, y % 2))}
                 tile_last = place == len(reads) - 1
                 yield {
                     "mask": mask, "taps": taps, "last": (entry["last"] or tile_last) and last_of[number] == place,
@@ -151,16 +151,18 @@ def addrgen(config: Config, rng: np.random.Generator) -> Vectors:
 
 
 def _upsampled_window(config: Config, rng: np.random.Generator, width: int,
-                      phase: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the memory answers where a map is read upsampled, and the window: pieces of a map and of its double."""
-    tile = 2 * config.rows * width + phase * config.rows    # some pairs of lines on, and `phase` tiles
-    pair = tile // (2 * width)
-    small = rng.integers(16, size=(pair + 2 * config.run // width + 2, width // 2))
-    large = small.repeat(2, axis=0).repeat(2, axis=1).reshape(-1)
-    run = small.reshape(-1)[(pair - 1) * width // 2:][:config.run]
+                      odd: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the memory answers where a map is read upsampled, and the window, whose pixels are shown twice."""
+    rows = config.rows
+    y = 4 * rows + odd      # some lines on
+    x = int(rng.integers(max(1, width // rows))) * rows
+    small = rng.integers(16, size=(y + 1) * width + config.run)
+    run = small[(y - 1) // 2 * (width // 2) + (x - 1) // 2:][:config.run]
     window = run[:config.window].copy()     # beyond what the tile needs, as it comes
-    needed = config.rows + 2 + 2 * width
-    window[:needed] = large[tile - 1 - width:][:needed]
+    needed = range(x - 1, x + rows + 1) if width > rows else range(width)
+    for line in range(max(1, rows // width) + 2):
+        for column in needed:
+            window[1 + line * width + column - x] = small[(y - 1 + line) // 2 * (width // 2) + column // 2]
     return run, window
 
 

@@ -28,13 +28,13 @@ def actmem(config: Config, rng: np.random.Generator, cycles: int = 1200) -> dict
 
     Addresses wrap at the end of the memory, so some runs go around.
     """
-    size, run = config.act_nibbles, config.run
+    size, run, length = config.act_nibbles, config.run, config.write_nibbles
     layout = write_layout(config)
     trace = Trace()
     memory = np.full(size, -1)
     pending: deque[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = deque()
     recent = 0
-    fill = -(-size // run)
+    fill = -(-size // length)
     for cycle in range(fill + cycles):
         if pending and pending[0][0] + WRITE_CYCLES == cycle:
             _, places, nibbles = pending.popleft()
@@ -49,15 +49,15 @@ def actmem(config: Config, rng: np.random.Generator, cycles: int = 1200) -> dict
                 answer = known_bits(memory[(addr + np.arange(run)) % size], 4)
                 trace.expect(cycle + READ_CYCLES, f"read__{port}__data", *answer)
         if cycle < fill:
-            addr, mask = cycle * run % size, np.ones(run, bool)
+            addr, mask = cycle * length % size, np.ones(length, bool)
         else:
             addr = int(recent + rng.integers(-run, run) if rng.random() < 0.5 else rng.integers(size)) % size
-            mask = rng.random(run) < rng.choice([0, 0.5, 1])
+            mask = rng.random(length) < rng.choice([0, 0.5, 1])
             recent = addr
-        data = rng.integers(16, size=run)
+        data = rng.integers(16, size=length)
         word = {"addr": addr, "data": data.tolist(), "mask": join(mask, 1)}
         trace.drive(cycle, write=layout.const(word).as_value().value)
-        pending.append((cycle, (addr + np.arange(run))[mask] % size, data[mask]))
+        pending.append((cycle, (addr + np.arange(length))[mask] % size, data[mask]))
     return trace.vectors()
 
 
@@ -140,14 +140,14 @@ def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -
 
 
 def tap_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
-    """Load and read tap words: of a kernel-line word, those of its three taps lie one behind the other."""
+    """Load and read tap words: of a kernel-line word, any of its three taps."""
     trace = Trace()
     memory = np.full((2, config.weight_depth * 4, config.tap_beats, config.bus_nibbles), -1)
     for cycle, half in _loads(trace, config, rng, Space.WEIGHT, memory, cycles):
         if rng.random() < 0.3:
             continue
         word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
-        trace.drive(cycle, en=1, addr=half * config.tap_words + LINE_TAPS * word + tap)
+        trace.drive(cycle, en=1, half=half, tap=tap, addr=word)
         asked = memory[half, 4 * word + tap].reshape(-1)[:config.cols]
         trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
     return trace.vectors()

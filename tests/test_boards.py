@@ -3,31 +3,25 @@
 import json
 import re
 import subprocess
-import zlib
 
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect
 from amaranth.sim import Simulator
 
 from boards.__main__ import main
-from boards.bridge import SerialBridge as SerialBridgeRTL
 from boards.bringup import BASE, BringUp
 from boards.memory import AxiMemory
 from boards.uart import Receiver, Transmitter
 from hw.config import PRESETS
-from hw.gen import convert
-from hw.registers import Registers
-from sim.board import DIVISOR, GAP_BYTES, QUIET, TIMEOUT, SimulatedPort, build_board
-from sim.fast import FastSim
+from sim.benches import BENCHES
+from sim.board import QUIET, TIMEOUT, build_board
 from sim.toolchain import yosys
 from sqdm import selftest
-from sqdm.registers import MAGIC, Register
 from sqdm.serial_bridge import SerialBridge
-from sqdm.serial_protocol import REQUEST, Op
+from sqdm.serial_protocol import Op
 from tests.conftest import BUILD
+from tests.test_mutations import Mutant, mutated
 
 TINY = PRESETS["tiny"]
 
@@ -78,12 +72,11 @@ def test_illegal_designs_are_refused():
         AxiMemory(TINY, 0x800, 0x1000)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_memory_serves_bursts_beside_the_host(seed):
-    """Random bursts in both directions, stalls, and the host's accesses in between, against a dictionary of bytes."""
+def run_memory_bench(made, seed):
+    """Random bursts in both directions, stalls, and the host's accesses in between, against an array of bytes."""
     rng = np.random.default_rng(seed)
     size, beat = 1 << 10, TINY.bus_bits // 8
-    memory = AxiMemory(TINY, BASE, size)
+    memory = made(TINY, BASE, size)
     read, write, host = memory.read, memory.write, memory.host
     model = bytearray(size)
     half = size // 2        # the lower half is written by the master, the upper one by the host
@@ -148,7 +141,20 @@ def test_memory_serves_bursts_beside_the_host(seed):
             await ctx.tick()
             ctx.set(host.en, 0)
             assert ctx.get(host.read_data) == int.from_bytes(word, "little"), f"seed {seed}, word {place}"
-            await ctx.tick().repeat(int(rng.integers(1, 6)))
+            for _ in range(int(rng.integers(1, 6))):
+                await ctx.tick()
+
+    async def visitor(ctx):
+        """The host, while the master reads: as often as not in the cycle of a beat."""
+        while "read" not in done:
+            place = int(rng.integers(half, size - 4 * beat)) // 4
+            ctx.set(host.address, place)
+            ctx.set(host.en, 1)
+            await ctx.tick()
+            ctx.set(host.en, 0)
+            assert ctx.get(host.read_data).to_bytes(4, "little") == model[4 * place:4 * place + 4], f"seed {seed}"
+            for _ in range(int(rng.integers(1, 4))):
+                await ctx.tick()
 
     async def everything(ctx):
         for start in range(0, size // beat, 16):
@@ -177,18 +183,24 @@ def test_memory_serves_bursts_beside_the_host(seed):
             _, _, valid = await ctx.tick().sample(read.rvalid)
             assert valid
 
-    done = []
+    done = set()
 
     async def first(ctx):
         await writer(ctx)
-        done.append(1)
+        done.add("written")
+        while "owned" not in done:
+            await ctx.tick()
+        await everything(ctx)
+        done.add("read")
+        await ctx.tick().repeat(2)      # the host is through
+        await pace(ctx)
 
     async def second(ctx):
         await owner(ctx)
-        while not done:
+        done.add("owned")
+        while "written" not in done:
             await ctx.tick()
-        await everything(ctx)
-        await pace(ctx)
+        await visitor(ctx)
 
     simulator = Simulator(memory)
     simulator.add_clock(1e-6)
@@ -197,37 +209,25 @@ def test_memory_serves_bursts_beside_the_host(seed):
     simulator.run()
 
 
-class Link(wiring.Component):
-    """Bridge, memory and registers, without what makes an accelerator of them, which takes a minute to compile."""
-
-    def __init__(self, config):
-        self.config = config
-        super().__init__({"rx": In(1), "tx": Out(1)})
-
-    def elaborate(self, _platform):
-        m = Module()
-        m.submodules.bridge = bridge = SerialBridgeRTL(DIVISOR, GAP_BYTES * 10 * DIVISOR, BASE, 1 << 12)
-        m.submodules.memory = memory = AxiMemory(self.config, BASE, 1 << 12)
-        m.submodules.registers = registers = Registers(self.config)
-        connect(m, bridge.registers, registers.axi)
-        connect(m, bridge.memory, memory.host)
-        m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx)]
-        return m
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_memory_serves_bursts_beside_the_host(seed):
+    run_memory_bench(AxiMemory, seed)
 
 
-@pytest.fixture
-def link():
-    """Makes a simulation of `Link`; `mangle` is what the line does to bytes."""
-    made = []
-
-    def make(mangle=None):
-        verilog = convert("link", TINY, {"link": Link}).write(BUILD / "tests" / "link")[0]
-        made.append(SimulatedPort(FastSim.build(verilog, verilog.stem, BUILD), mangle=mangle))
-        return made[-1]
-
-    yield make
-    for port in made:
-        port.close()
+@pytest.mark.parametrize(("what", "old", "new"), [
+    ("beats are lost while the host writes", "wready.eq(busy & ~host.write)", "wready.eq(busy)"),
+    ("a beat is read where the host reads", "(buffer.w_level < BUFFER - 1) & ~host.en",
+     "(buffer.w_level < BUFFER - 1)"),
+    ("what leaves the memory is written at its beginning", "Mux(beat & legal, write.wstrb, 0)",
+     "Mux(beat, write.wstrb, 0)"),
+    ("all bytes of a beat are written", "Mux(beat & legal, write.wstrb, 0)", "Mux(beat & legal, ~0, 0)"),
+    ("what leaves the memory is read without an error", "asked_bad.eq(~inside(address))", "asked_bad.eq(0)"),
+    ("the host's word is the beat's first", "lane.eq(host.address[:lane_bits])", "lane.eq(0)"),
+])
+def test_a_fault_of_the_memory_is_seen(what, old, new):
+    _, faulty = mutated(Mutant(what, "", "memory", old, new), "boards")
+    with pytest.raises(AssertionError):
+        run_memory_bench(faulty.AxiMemory, 1)
 
 
 @pytest.fixture
@@ -238,8 +238,8 @@ def board():
     port.close()
 
 
-def bridge_to(port, **arguments):
-    return SerialBridge(port, timeout=TIMEOUT, quiet=QUIET, **arguments)
+def bridge_to(port):
+    return SerialBridge(port, timeout=TIMEOUT, quiet=QUIET)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -252,6 +252,7 @@ def test_wrong_input_is_refused(arguments, message, capsys, tmp_path):
     assert capsys.readouterr().err.startswith(f"boards: {message}")
 
 
+@pytest.mark.soak
 def test_a_project_for_vivado(tmp_path, capsys):
     assert main(["arty-a7-100", "--build", str(tmp_path)]) == 0
     folder = tmp_path / "arty-a7-100"
@@ -278,58 +279,14 @@ def test_a_project_for_the_open_tools(tmp_path):
     places = dict(re.findall(r'LOCATE COMP "(\w+)__io" SITE "(\w+)"', (folder / "sqdm_board.lpf").read_text()))
     assert {name: places[name] for name in ("clk25_0", "uart_0__rx", "uart_0__tx", "led_2")} == {
         "clk25_0": "G2", "uart_0__rx": "M1", "uart_0__tx": "L4", "led_2": "C1"}
+    assert "abc9.D" in (folder / "sqdm_board.ys").read_text()
     assert "-nodsp" in (folder / "sqdm_board.ys").read_text()
     assert json.loads((folder / "build_sqdm_board.json").read_text())
 
 
-def test_the_line_resynchronises_behind_garbage_and_damage(link):
-    """Behind random garbage, and with damage in both directions; every bit crosses the pins of the RTL."""
-    rng = np.random.default_rng(5)
-    rate = [0.0]
-
-    def mangle(byte, answer):
-        if rng.random() >= rate[0]:
-            return bytes([byte])
-        return [b"", bytes([byte ^ 1 << rng.integers(8)]), bytes([byte, int(rng.integers(256))]),
-                bytes([REQUEST, byte])][rng.integers(4)]
-
-    port = link(mangle)
-    bridge = bridge_to(port, retries=40)
-    assert (bridge.memory_base, bridge.memory_size, bridge.dropped, bridge.retried) == (BASE, 1 << 12, 0, 0)
-    expected = bytearray(bridge.memory.read(0, 600))
-    rate[0] = 0.01
-    for _ in range(6):
-        port.write(rng.bytes(int(rng.integers(1, 40))))
-        begin, data = int(rng.integers(0, 500)), rng.bytes(int(rng.integers(1, 100)))
-        bridge.memory.write(begin, data)
-        expected[begin:begin + len(data)] = data
-        assert int.from_bytes(bridge.registers.read(Register.ID, 4), "little") == MAGIC
-    assert bridge.memory.read(0, 600) == expected
-    assert bridge.retried > 0
-    rate[0] = 0.0
-    assert bridge.dropped > 0
-
-
-def test_a_repeated_write_is_not_done_again(link):
-    """The bytes of a write, sent twice: the second one changes nothing, whatever it says."""
-    port = link()
-    bridge = bridge_to(port)
-    sent = []
-    write, port.write = port.write, lambda data: sent.append(data) or write(data)
-    bridge.registers.write(Register.TIME_STEP, (7).to_bytes(4, "little"))
-    first = sent[-1]
-    assert first[1] == Op.WRITE_REGISTER
-    again = bytearray(first)
-    again[8] = 9        # another value under the same number: the bridge must not look at it
-    again[-4:] = zlib.crc32(again[1:-4]).to_bytes(4, "little")
-    write(bytes(again))
-    port.wait(300)
-    assert int.from_bytes(bridge.registers.read(Register.TIME_STEP, 4), "little") == 7
-    # A read in between: the number counts no more, and the write is done.
-    port.reset_input_buffer()
-    write(bytes(again))
-    port.wait(300)
-    assert int.from_bytes(bridge.registers.read(Register.TIME_STEP, 4), "little") == 9
+def test_the_board_passes_its_bench():
+    """The driver in a thread, cocotbext-uart on the pins, a small accelerator behind: self-test, damage, repetition."""
+    next(bench for bench in BENCHES if bench.name == "board-2x2").run(1, build_dir=BUILD).require()
 
 
 @pytest.mark.soak

@@ -1,6 +1,8 @@
 """Synthesis: cells are counted per module and in all, memories become what they should, wrong input is refused."""
 
+import gzip
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,7 +15,7 @@ from synth import equal_area, figures
 from synth.__main__ import main, report
 from synth.area import Area, ModuleArea, lost_memories, macs, measure, read_cells, read_memories
 from synth.equal_area import ArrayArea, Mix, table
-from synth.targets import TARGETS, Effort, target
+from synth.targets import MACRO_DEPTH, TARGETS, Effort, target
 
 TINY = PRESETS["tiny"]
 
@@ -74,7 +76,8 @@ def test_a_row_is_synthesised_and_its_accumulators_are_distributed_ram(tmp_path)
     assert json.loads(written.read_text())["lut_equivalents"] == area.total
 
 
-@pytest.mark.parametrize("name", ["xc7", "xcup", "ice40", "generic"])
+@pytest.mark.parametrize("name", ["xc7", "generic", *(pytest.param(name, marks=pytest.mark.soak)
+                                                      for name in ("xcup", "ice40"))])
 def test_the_other_targets_count_logic_and_flip_flops(name, tmp_path):
     area = measure("weight_halves", TINY, TARGETS[name], tmp_path)
     counts = TARGETS[name].count(area.cells)
@@ -98,14 +101,17 @@ LIBRARY = """library (toy) {
 def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     library = tmp_path / "toy.lib"
     library.write_text(LIBRARY)
-    area = measure("sparse", replace(TINY, rows=2), target("liberty", library), tmp_path / "area")
+    area = measure("sparse", replace(TINY, rows=2), target("liberty", [library]), tmp_path / "area")
     counts = area.target.count(area.cells)
     prices = {"BUF": 1.5, "INV": 1, "NAND2": 2, "DFF": 8}
     assert set(area.cells) <= {*prices, "$mem_v2"}
     assert area.size == pytest.approx(sum(prices[cell] * number for cell, number in area.cells.items()
                                           if cell in prices))
     assert counts["FF"] == area.cells["DFF"] > 0
-    assert counts["memories"] == 2 * 2      # weights and scale codes of each row, not the accumulators
+    (verilog,) = (tmp_path / "area").glob("*.v")
+    depths = [int(last) + 1 for last in re.findall(r"^  reg \[.*\] .* \[(\d+):0\];", verilog.read_text(), re.MULTILINE)]
+    deep = sum(depth >= MACRO_DEPTH for depth in depths)
+    assert counts["memories"] == 2 * deep and 0 < deep < len(depths)     # all are in a row; not its accumulators
     levels = {level.name: level for level in area.hierarchy()}
     assert levels["sqdm_sparse"].size == pytest.approx(area.size)
     row = levels["sqdm_sparse_row"]
@@ -117,6 +123,14 @@ def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     assert lines[2].split()[0] == "sqdm_sparse" and lines[2].split()[-1] == f"{area.size / 8:.1f}"
     assert any(line.startswith("  2 x row ") for line in lines)
     assert not list((tmp_path / "area").glob("*.lib"))      # the library is not ours to keep
+
+    # The same in two files, one of them compressed.
+    cells, flip_flop = LIBRARY.split('  cell ("DFF")')
+    parts = [tmp_path / "cells.lib.gz", tmp_path / "flip_flop.lib"]
+    parts[0].write_bytes(gzip.compress((cells + "}\n").encode()))
+    parts[1].write_text(f'library (toy2) {{\n  cell ("DFF"){flip_flop}')
+    assert measure("weight_halves", TINY, target("liberty", parts), tmp_path / "parts").cells == measure(
+        "weight_halves", TINY, target("liberty", [library]), tmp_path / "whole").cells
     written = json.loads(next((tmp_path / "area").glob("*.json")).read_text())
     assert written["library"] == "toy.lib" and written["hierarchy"][0]["area"] == pytest.approx(area.size)
 
@@ -128,7 +142,7 @@ def test_a_library_must_be_one(tmp_path, capsys):
     assert main(["--target", "liberty", "--liberty", str(path)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].endswith("it cannot be read (No such file or directory)")
-    assert errors[1].endswith("it must be Liberty, not compressed, with a flip-flop")
+    assert errors[1].endswith("it must be Liberty, as text or compressed by gzip, with a flip-flop")
 
 
 VERILOG = """
@@ -202,19 +216,39 @@ def test_equal_area_divides_speed_by_area():
         "1 dense, 3 taps + 2 sparse", "3 sparse", "2 dense, 1 taps"]
 
 
+def test_equal_area_reads_the_table(tmp_path, capsys):
+    path = tmp_path / "table.json"
+    items = [{"preset": preset, "target": "liberty", "block": block, "area": area, "counts": {"memories": 3}}
+             for preset in ("tiny", "default")
+             for block, area in (("dense", 100.0), ("sparse", 50.0), ("fp16", 800.0 if preset == "default" else 1.0))]
+    path.write_text(json.dumps({"areas": items}))
+    areas = equal_area.read_areas(path, "liberty")
+    assert areas == {"dense 3": ArrayArea(100, 0), "sparse": ArrayArea(50, 0), "fp16": ArrayArea(800, 0)}
+    lines = "\n".join(table({Mix(1, 0): 1000, Mix(0, 1): 500}, areas)).splitlines()
+    assert lines[0].split()[-1] == "FP16" and [line.split()[-1] for line in lines[2:]] == ["8.00", "32.00"]
+
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it has no dense and no sparse of default for ecp5: run `python -m synth.table" in capsys.readouterr().err
+    path.write_text("[]")
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it is not what synth.table writes" in capsys.readouterr().err
+
+
 def test_equal_area_needs_the_traces(capsys, tmp_path):
     assert equal_area.main(["--data", str(tmp_path)]) == 1
     assert f"cannot read {tmp_path}/trace_pre.npz: No such file or directory\n" in capsys.readouterr().err
 
 
-def test_small_blocks_of_tiny_cost_what_is_committed(tmp_path):
-    """The other entries of synth/figures.json take minutes: `make figures`."""
-    _, entries = figures.read()
-    cheap = [entry for entry in entries if entry.preset == "tiny" and entry.block in ("pe_row", "fetcher", "scheduler")]
-    assert len(cheap) >= 3
-    areas = [entry.measure(tmp_path) for entry in cheap]
-    assert not [line for entry, area in zip(cheap, areas, strict=True)
-                for line in figures.compare(entry, area.target.count(area.cells))]
+CHECKED = [("tiny", "pe_row"), ("ecp5", "pe_row"), ("ecp5", "sparse")]
+
+
+@pytest.mark.parametrize(("preset", "block"), CHECKED)
+def test_arrays_cost_what_is_committed(preset, block, tmp_path):
+    """A dense row of `tiny` and of `ecp5`, a whole sparse array of `ecp5`; the other entries: `make figures`."""
+    (entry,) = (entry for entry in figures.read()[1] if (entry.preset, entry.block, entry.target) == (
+        preset, block, "ecp5"))
+    area = entry.measure(tmp_path)
+    assert not list(figures.compare(entry, area.target.count(area.cells)))
 
 
 def test_a_count_that_grew_or_shrank_is_a_difference(tmp_path, capsys, monkeypatch):

@@ -28,11 +28,17 @@ from golden.work import HANDOVER_CYCLES, LayerWork, ListWork, nonzero_planes
 __all__ = ["ProgramCounters", "predict_program"]
 
 TRANSFORMS = ("none", "upsample", "space_to_depth")
-COMMAND_CYCLES = 5      # from a job's command to its first beat, beside the memory's latency
-FETCH_CYCLES = 2        # from a descriptor's last beat to its check
-START_CYCLES = 3        # from a layer's parameters, or the end of the layer before, to its first cycle
-SUM_CYCLES = 5          # of the checker for a sum, beside a cycle for each bit of its factors
-WRITE_CYCLES = 6        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
+COMMAND_CYCLES = 7      # from a job's command to its first beat, beside the memory's latency
+FETCH_CYCLES = 3        # from a descriptor's last beat to its check
+ASK_CYCLES = 2          # of the sequencer for a job
+ARRIVE_CYCLES = 2       # from a job's last beat to the memories, where a layer waits for it
+START_CYCLES = 3        # from then on, or from the end of the layer before, to a layer's first cycle
+CHECK_CYCLES = 3        # of the checker beside its steps and the bits of their factors
+CHECK_STEPS = {Opcode.END: 31, Opcode.BATCH: 45, Opcode.LOAD: 50, Opcode.STORE: 51, Opcode.CONV: 156,
+               Opcode.ELEMENTWISE: 124}     # about: the legal widths of upsampled maps take some, too
+BLOCK_STEPS = 11        # for each further block of parameters
+PLACE_CYCLES = 3        # of the sequencer for a block's place, beside a cycle for each place of the shift
+WRITE_CYCLES = 7        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
 
 
 @dataclass
@@ -120,7 +126,7 @@ class _Time:
     def job(self, beats: int) -> int:
         """Read beats; return when they have passed."""
         self.bus = max(self.bus, self.sequencer + self.latency + COMMAND_CYCLES) + beats
-        self.sequencer += 1
+        self.sequencer += ASK_CYCLES
         return self.bus
 
 
@@ -162,7 +168,7 @@ def predict_program(machine: Machine, program: Program, data: bytes | bytearray,
             ready = time.job(BYTES // packing.beat_bytes)
             continue
         item = decode(raw)
-        time.sequencer = max(time.sequencer + _check_cycles(item, recorder, blocks), time.taken) + 1
+        time.sequencer = max(time.sequencer + _check_cycles(item, recorder, blocks), time.taken) + 2
         if item.opcode == Opcode.END:
             break
         ready = time.job(BYTES // packing.beat_bytes)
@@ -187,7 +193,7 @@ def predict_program(machine: Machine, program: Program, data: bytes | bytearray,
                 for mine, its in zip(total.array, found.array, strict=True):
                     for cause in mine:
                         mine[cause] += its[cause]
-    total.run = max(time.sequencer, time.done, time.bus) + 1
+    total.run = max(time.sequencer, time.done, time.bus) + 2
     total.idle = total.run - busy
     return total
 
@@ -199,9 +205,10 @@ def _layer(time: _Time, item: Descriptor, recorder: _Recorder, work: tuple[Layer
     if item.opcode == Opcode.CONV:
         time.job(item["table_count"])
     for _ in range(blocks):
+        time.sequencer += PLACE_CYCLES + (0 if item["one_block"] else item["block_log2"])
         time.job(item["outputs"] * packing.param_bytes // packing.beat_bytes)
     time.bus = max(time.bus, time.sequencer) + samples
-    start = max(time.bus, time.done) + START_CYCLES
+    start = max(time.bus + ARRIVE_CYCLES, time.done) + START_CYCLES
     loaded: list[int] = []
     if layer.ktile_beats is not None:
         time.bus = max(time.bus, time.sequencer + time.latency + COMMAND_CYCLES)
@@ -225,19 +232,23 @@ def _check_cycles(item: Descriptor, recorder: _Recorder, blocks: int) -> int:
     packing = recorder.packing
     beat = packing.beat_bytes
     param_beats = packing.param_bytes // beat
+    cycles = CHECK_STEPS[item.opcode] + CHECK_CYCLES
     match item.opcode:
         case Opcode.BATCH:
             factors = [beat]
         case Opcode.LOAD | Opcode.STORE:
-            factors = [item["runs"] - 1] * 2
+            factors = [1, beat, item["runs"], item["runs"]]
         case Opcode.END:
             factors = []
         case _:
             loaded = max(1, len(block_offsets(item, [0] * blocks)))
-            factors = [loaded, param_beats, *[beat] * loaded]
-    bits = sum(SUM_CYCLES + factor.bit_length() for factor in factors)
+            factors = [param_beats, *[param_beats * beat] * loaded]
+            cycles += BLOCK_STEPS * (loaded - 1)
+            if not item["one_block"]:
+                factors.append(blocks)
+                cycles += loaded * (item["block_log2"] + 1)
     if item.opcode == Opcode.CONV:
         taps, codes = 1 if item["one_tap"] else 3, recorder.machine.lanes_per_scale * packing.scale_bytes // beat
-        bits += 4 * SUM_CYCLES + beat.bit_length() + taps.bit_length() + codes.bit_length() + \
-            2 * item["k_tiles"].bit_length()
-    return bits + 2
+        tap_beats = packing.tap_bytes // beat
+        factors += [item["table_count"], beat, taps * tap_beats, codes, item["k_tiles"], beat]
+    return cycles + sum(max(1, factor.bit_length()) for factor in factors)

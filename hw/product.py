@@ -1,0 +1,92 @@
+"""Arithmetic of the post-processor's rows: products with a factor that all share, and a shift to few bits.
+
+A product a * f of many a with one f: the factor is written in digits -1, 0, 1, 2 of base 4, so that each partial
+product is 0 or a, shifted by one or inverted: one LUT4 per bit and eight adders, where a product bit by bit takes five
+times as many LUTs. The digits come of one addition, f + 1 + 4 + 16 + ...: each digit of the sum is larger by 1 than the
+one wanted. Inverting leaves a negative one short by 1; what all lack is the same for every a, and added once.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+from .config import MULT_BITS
+
+__all__ = ["CODE_BITS", "correction", "joined", "narrowed", "quads", "recoded"]
+
+DIGITS = MULT_BITS // 2
+CODE_BITS = MULT_BITS + 1
+
+
+def recoded(factor: Value) -> Value:
+    """Return the code, CODE_BITS wide, of a signed factor of MULT_BITS: its digits plus 1, the top one as it is."""
+    return (factor + sum(1 << 2 * digit for digit in range(DIGITS - 1)))[:CODE_BITS]
+
+
+def correction(code: Value) -> Value:
+    """Return what the sums of `quads` lack, unsigned: 4 ** digit for each negative digit of the code."""
+    negative = [code.word_select(digit, 2) == 0 for digit in range(DIGITS - 1)]
+    return Cat(Cat(digit, Const(0, 1)) for digit in [*negative, code[-1]])
+
+
+def quads(a: Value, code: Value) -> tuple[Value, Value]:
+    """Return two signed sums of four partial products each, for `joined`.
+
+    Parameters
+    ----------
+    a : Value
+        Signed.
+    code : Value
+        Of the factor, from `recoded`.
+    """
+    sign = a[-1]
+    once, twice = Cat(a, sign), Cat(Const(0, 1), a)
+    zero = Const(0, len(once))
+    partial = []
+    for digit in range(DIGITS - 1):
+        one, two = code.word_select(digit, 2)
+        partial.append(Mux(two, Mux(one, twice, once), Mux(one, zero, ~once)).as_signed())
+    top = code[2 * (DIGITS - 1):]   # -2 to 2
+    partial.append((Mux(top[0], once, Mux(top[1], twice, zero)) ^ top[2].replicate(len(once))).as_signed())
+
+    pairs = [_added(partial[digit], partial[digit + 1], 2) for digit in range(0, DIGITS, 2)]
+    low, high = (_added(pairs[pair], pairs[pair + 1], 4) for pair in range(0, DIGITS // 2, 2))
+    return low, high
+
+
+def joined(low: Value, high: Value) -> Value:
+    """Return the sum of `quads`, signed: a * factor but for the `correction`, which is to be added."""
+    return _added(low, high, DIGITS)
+
+
+def _added(low: Value, high: Value, shift: int) -> Value:
+    """Return low + (high << shift), by an adder as wide as what overlaps."""
+    return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
+
+
+def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Value, Value]:
+    """Shift down, and return the lowest bits, and whether any higher one differs from the sign.
+
+    Halves of the way, then quarters and so on: a stage keeps the bits that the stages after it can still bring down.
+
+    Parameters
+    ----------
+    m : Module
+    name : str
+        Of the stages' signals.
+    value : Value
+        Signed.
+    shift : Value
+        Unsigned.
+    bits : int
+        How many to return.
+    """
+    sign = value[-1]
+    beyond: Value = Const(0, 1)
+    for place in reversed(range(len(shift))):
+        step = 1 << place
+        kept = min(len(value), bits + step - 1)
+        by = shift[place]
+        beyond |= ~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any()
+        stage = Signal(kept, name=f"{name}_{step}")
+        m.d.comb += stage.eq(Mux(by, Cat(value[step:], sign.replicate(step))[:kept], value[:kept]))
+        value = stage
+    return value, beyond
