@@ -116,7 +116,7 @@ class SparseRow(wiring.Component):
             place.eq(Cat(queue.tap[number::LINE_TAPS].any() for number in range(1, LINE_TAPS))),
         ]
 
-        # Operands: the weight word arrives two cycles after it is asked for, the activation one cycle before it. Of each
+        # Operands: the weight word arrives two cycles after it is asked for, the activation one cycle before. Of each
         # line one nibble is not masked.
         chosen = Signal(data.ArrayLayout(4, LINE_TAPS), reset_less=True)
         signs = Signal(2, reset_less=True)      # of the chosen nibbles: a_signed, w_signed
