@@ -14,7 +14,7 @@ SIM_FLAGS = $(if $(BLOCK),--block $(BLOCK)) $(if $(SEED),--seed $(SEED)) $(if $(
             $(if $(SIM),--simulator $(SIM)) $(FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo speedup step layers bench study quantise plots train test sim soak synth pnr figures gen lint clean
+.PHONY: help venv demo speedup step layers bench study quantise plots train test sim soak synth pnr figures table gen lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ pnr: $(STAMP)  ## clock and bitstream on ECP5: make pnr PRESET=tiny DEVICE=45 SE
 
 figures: $(STAMP)  ## synthesise all that synth/figures.json has counts of, and compare: some ten minutes
 	$(PYTHON) -m synth.figures $(FLAGS)
+
+table: $(STAMP)  ## what all presets cost, as Markdown and JSON, goes on where it was; hours: FLAGS="--presets tiny --targets ecp5"
+	$(PYTHON) -m synth.table $(FLAGS)
 
 gen: $(STAMP)  ## write Verilog and its manifest to build/, e.g. make gen ROWS=16 COLS=16 PRESET=tiny BLOCK=dense OUT=...
 	$(PYTHON) -m hw.gen $(GEN_FLAGS)

@@ -25,7 +25,7 @@ from golden.work import LINES, LayerWork
 __all__ = ["BANKS", "UNKNOWN", "DenseArray", "Engine", "Fetcher", "NoArray", "PostProcessor"]
 
 READ_CYCLES = 3         # from a read's issue to its window at the head of the queue
-DEAL_CYCLES = 2         # from the scheduler's reading an entry of the channel table to the choice of its array
+DEAL_CYCLES = 4         # from the scheduler's reading an entry of the channel table to the choice of its array
 COMPLETE_CYCLES = 6     # from a tile's last step to its accumulators being ready, beside the drain
 KTILE_CYCLES = 4        # from a k-tile's last step to its weights being free, beside the drain
 BANKS = 2               # accumulator banks, and halves of the weight memory

@@ -1,6 +1,6 @@
 """Burst splitter: cuts runs of beats into bursts that AXI allows."""
 
-from amaranth.hdl import Module, Mux, Shape, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,11 +47,13 @@ def _beat_address(config: Config) -> Shape:
 class BurstSplitter(wiring.Component):
     """Turns commands into bursts, one per cycle, in order.
 
-    A burst is as long as it may be: up to `axi_burst` beats, or to the next 4 KiB border.
+    A burst goes to the next multiple of `axi_burst` beats, or as far as its command does; 4 KiB are such a multiple.
+    No output depends on an input of the same cycle, but for `flush`.
 
     Members
     -------
     commands : In(stream of command_layout)
+        One every other cycle at most.
     bursts : Out(stream of burst_layout)
     flush : In(1)
         Forget what is left of the command; no command is taken and no burst is offered meanwhile.
@@ -72,38 +74,51 @@ class BurstSplitter(wiring.Component):
         m = Module()
         config = self.config
         byte_bits = (config.bus_bits // 8 - 1).bit_length()
-        page = PAGE_BYTES >> byte_bits
-        address = Signal(_beat_address(config))
-        left = Signal(BEATS_BITS)
-        before_border = Signal(range(page + 1))
-        room = Signal(range(config.axi_burst + 1))  # the most that a burst may have here
-        beyond = Signal(BEATS_BITS + 1)             # what is left then; negative if there are not as many
+        block_bits = (config.axi_burst - 1).bit_length()    # a block is what one burst covers at most
+        assert PAGE_BYTES % (config.axi_burst << byte_bits) == 0
+
+        # The next command.
+        waits = Signal()
+        first = Signal(_beat_address(config))
+        more = Signal(BEATS_BITS - 1)   # beats after the first
+        some = Signal()                 # beats at all
+        reach = Signal(BEATS_BITS)      # its last beat, from the beginning of its first block on
+        m.d.comb += [
+            self.commands.ready.eq(~waits & ~self.flush),
+            reach.eq(first[:block_bits] + more),
+        ]
+
+        # The one at work: its next burst, and what comes after that.
+        busy = Signal()
+        address = Signal.like(first)
+        blocks = Signal(BEATS_BITS - block_bits)    # to come after this one
+        end = Signal(block_bits)        # place of the last beat in the last block
         final = Signal()
         take = Signal()
+        free = Signal()
         burst = self.bursts.payload
         m.d.comb += [
-            before_border.eq(page - address[:page.bit_length() - 1]),
-            room.eq(Mux(before_border < config.axi_burst, before_border, config.axi_burst)),
-            beyond.eq(left - room),
-            final.eq(beyond[-1] | (beyond == 0)),
+            final.eq(blocks == 0),
             burst.address.eq(address << byte_bits),
-            burst.more.eq(Mux(final, left, room) - 1),
+            burst.more.eq(Mux(final, end, config.axi_burst - 1) - address[:block_bits]),
             burst.final.eq(final),
-            self.idle.eq(left == 0),
-            self.bursts.valid.eq(~self.idle & ~self.flush),
+            self.bursts.valid.eq(busy & ~self.flush),
             take.eq(self.bursts.valid & self.bursts.ready),
-            self.commands.ready.eq((self.idle | take & final) & ~self.flush),
+            free.eq(~busy | take & final),
+            self.idle.eq(~busy & ~waits),
         ]
+        with m.If(take):
+            m.d.sync += [address.eq(Cat(Const(0, block_bits), address[block_bits:] + 1)), blocks.eq(blocks - 1)]
+        with m.If(free):
+            m.d.sync += [
+                waits.eq(0), busy.eq(waits & some), address.eq(first), blocks.eq(reach >> block_bits), end.eq(reach),
+            ]
+        with m.If(self.commands.valid & self.commands.ready):
+            command = self.commands.payload
+            m.d.sync += [
+                waits.eq(1), first.eq(command.address >> byte_bits), more.eq(command.beats - 1),
+                some.eq(command.beats != 0),
+            ]
         with m.If(self.flush):
-            m.d.sync += left.eq(0)
-        with m.Elif(self.commands.valid & self.commands.ready):
-            m.d.sync += [
-                address.eq(self.commands.payload.address >> byte_bits),
-                left.eq(self.commands.payload.beats),
-            ]
-        with m.Elif(take):
-            m.d.sync += [
-                address.eq(address + room),
-                left.eq(Mux(final, 0, beyond)),
-            ]
+            m.d.sync += [waits.eq(0), busy.eq(0)]
         return m

@@ -3,16 +3,17 @@
 States, and what they cost after the layer's last count:
 
     IDLE    nothing to do
-    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        1 cycle
-            column of the k-tile. A channel's last count goes straight on, in the next cycle, to the
-            channels' counts and to the histogram: the sums of nonzeros and of dense cost, for each of
+    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        4 cycles
+            column of the k-tile. A channel's complete count goes straight on to the channels' counts
+            and to the histogram: the sums of nonzeros, and of these with the dense cost, for each of
             32 bins of the count.
-    CUT     mode `balance`: how many bins, sparsest first, go to sparse; two bins per cycle.            up to 17
-                                                                                                        (`threshold`: 1)
-    LABEL   one channel per cycle: label = f(count), to the other table. The tensor's slot then turns   channels + 2
+    CUT     mode `balance`: how many bins, sparsest first, go to sparse; one bin per cycle.             up to 34
+                                                                                                        (`threshold`: 2)
+    LABEL   one channel per cycle: label = f(count), to the other table. The tensor's slot then turns   channels + 4
             to the other table.
 
-So the detector is idle again at most channels + 21 cycles after the layer's last count.
+So the detector is idle again at most channels + 43 cycles after the layer's last count. Memories and sums stand in
+cycles of their own, so that the clock need not wait for one after the other.
 
 Modes. `threshold` (SQ-DM, section IV): sparse where the nonzeros are fewer than label_limit; 30 % zeros is
 label_limit = pixels - floor(0.3 * pixels). `balance` (ours): a sparse array's cycles are in proportion to the nonzeros,
@@ -20,14 +21,15 @@ a dense one's to the number of channels, so with dense_cost = the nonzeros that 
 
     bins are added, sparsest first, while   sparse nonzeros + the bin's nonzeros < dense_cost * channels still dense;
 
-within the bin where this ends, channels are added one by one by the same rule. Both limits are counts made by the
-compiler, so no multiplier is needed.
+within the bin where this ends, channels are added one by one by the same rule. What counts is the gap between the two
+sides: it must be more than the bin's nonzeros, and shrinks by these and by its channels' dense cost. Both limits are
+counts made by the compiler, so no multiplier is needed.
 
 `dead` (all zero) is always new, since it says what to leave out; `sparse` is kept from before in the time steps that
 the refresh policy leaves out. Labels never change a result, only the time it takes.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -67,6 +69,7 @@ class SparsityDetector(wiring.Component):
         A layer begins; only while `idle`.
     policy : In(policy_layout)
     count : In(count_layout), count_en : In(1)
+        Of the same column and part every other cycle at most.
     ktile_end : In(1)
         With the last count of a k-tile, which is final as others are.
     layer_end : In(1)
@@ -135,24 +138,33 @@ class SparsityDetector(wiring.Component):
                 with m.Case(Refresh.FROZEN):
                     m.d.sync += refresh.eq(0)
 
-        # Counts of the k-tile's columns, and the channel whose count is complete.
+        # Counts of the k-tile's columns. One cycle: the count so far. The next: the sum.
         m.submodules.columns = columns = Memory(shape=unsigned(count_bits), depth=PARTS << column_bits, init=[])
         add_read, add_write = columns.read_port(domain="comb"), columns.write_port()
         fresh = Signal(PARTS << column_bits)    # columns of the k-tile without a count yet
         ktile_first = Signal(config.label_bits + 1)     # channel of column 0
+        counting = Signal()
+        before = Signal(count_bits)
+        nonzeros = Signal.like(self.count.nonzeros)
+        final = Signal()
+        channel_now = Signal(config.label_bits)
         counted = Signal()      # a channel's count is complete
         channel = Signal(config.label_bits)
         total = Signal(count_bits)
         place = Cat(self.count.part, self.count.column)
         m.d.comb += [
             add_read.addr.eq(place),
-            add_write.addr.eq(place),
-            add_write.data.eq(Mux(fresh.bit_select(place, 1), 0, add_read.data) + self.count.nonzeros),
-            add_write.en.eq(self.count_en),
+            add_write.data.eq(before + nonzeros),
         ]
         m.d.sync += [
-            counted.eq(self.count_en & self.count.final),
-            channel.eq(ktile_first + Mux(to_depth, place, self.count.column)),
+            before.eq(Mux(fresh.bit_select(place, 1), 0, add_read.data)),
+            nonzeros.eq(self.count.nonzeros),
+            final.eq(counting & self.count_en & self.count.final),
+            channel_now.eq(ktile_first + Mux(to_depth, place, self.count.column)),
+            add_write.addr.eq(place),
+            add_write.en.eq(self.count_en),
+            counted.eq(final),
+            channel.eq(channel_now),
             total.eq(add_write.data),
         ]
         with m.If(self.count_en):
@@ -162,56 +174,61 @@ class SparsityDetector(wiring.Component):
         with m.If(self.start):
             m.d.sync += [fresh.eq(~0), ktile_first.eq(0)]
 
-        # The channels' counts, and the histogram, whose even and odd bins are read together.
+        # The channels' counts. Then the histogram: the bin, in the next cycle its sums so far, then the new ones;
+        # `both` is nonzeros and dense cost.
         m.submodules.counts = counts = Memory(shape=unsigned(count_bits), depth=config.label_depth, init=[])
         counts_write, counts_read = counts.write_port(), counts.read_port()
         channels = Signal(config.label_bits + 1)    # counted so far
-        bins_used = Signal(BINS)
-        sums = data.StructLayout(dict.fromkeys(("nonzeros", "cost"), count_bits + config.label_bits))
-        sparse_sum, dense_sum = Signal(sums["nonzeros"].shape), Signal(sums["cost"].shape)
+        sum_bits = count_bits + config.label_bits
+        gap = Signal(signed(sum_bits + 1))  # the dense side's cost less the sparse side's
+        sums = data.StructLayout({"nonzeros": sum_bits, "both": sum_bits + 1})
+        binned = Signal()
+        its_bin = Signal(LABEL_BIN_BITS)
+        its = Signal(data.StructLayout({"nonzeros": count_bits, "both": count_bits + 1}))
 
         def bin_of(count: Signal) -> Signal:
             scaled = count >> layer.bin_shift
             return Mux(scaled > BINS - 1, BINS - 1, scaled[:LABEL_BIN_BITS])
 
-        total_bin = Signal(LABEL_BIN_BITS)
-        bin_cut = Signal(range(BINS + 1))
-        cutting = Signal()
         m.d.comb += [
             counts_write.addr.eq(channel),
             counts_write.data.eq(total),
             counts_write.en.eq(counted),
-            total_bin.eq(bin_of(total)),
         ]
-        in_bin = [Signal(sums, name=f"in_bin{odd}") for odd in range(2)]
-        for odd in range(2):
-            m.submodules[f"histogram{odd}"] = histogram = Memory(shape=sums, depth=BINS // 2, init=[])
-            bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
-            used = bins_used.bit_select(Cat(Const(odd, 1), bin_read.addr), 1)
-            m.d.comb += [
-                bin_read.addr.eq(Mux(cutting, bin_cut, total_bin) >> 1),
-                in_bin[odd].nonzeros.eq(Mux(used, bin_read.data.nonzeros, 0)),
-                in_bin[odd].cost.eq(Mux(used, bin_read.data.cost, 0)),
-                bin_write.addr.eq(bin_read.addr),
-                bin_write.data.nonzeros.eq(in_bin[odd].nonzeros + total),
-                bin_write.data.cost.eq(in_bin[odd].cost + layer.dense_cost),
-                bin_write.en.eq(counted & (total_bin[0] == odd)),
-            ]
+        m.d.sync += [
+            binned.eq(counted), its_bin.eq(bin_of(total)), its.nonzeros.eq(total),
+            its.both.eq(total + layer.dense_cost),
+        ]
         with m.If(counted):
-            m.d.sync += [channels.eq(channels + 1), dense_sum.eq(dense_sum + layer.dense_cost),
-                         bins_used.eq(bins_used | (1 << total_bin))]
+            m.d.sync += [channels.eq(channels + 1), gap.eq(gap + layer.dense_cost)]
 
-        # Whether the next bin, and the one after it, still go to sparse.
-        even_sparse, both_sparse = Signal.like(sparse_sum), Signal.like(sparse_sum)
-        even_dense = Signal.like(dense_sum)
-        even_fits, both_fit = Signal(), Signal()
+        m.submodules.histogram = histogram = Memory(shape=sums, depth=BINS, init=[])
+        bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
+        bins_used = Signal(BINS)
+        in_bin, of_bin = Signal(sums), Signal(sums)     # what is read, now and in the cycle before
+        added = Signal.like(its)
+        again = Signal()        # it is the bin that was written in the cycle before
+        sum_before, base = Signal(sums), Signal(sums)
+        cutting = Signal()
+        bin_next = Signal(LABEL_BIN_BITS)
         m.d.comb += [
-            even_sparse.eq(sparse_sum + in_bin[0].nonzeros),
-            both_sparse.eq(even_sparse + in_bin[1].nonzeros),
-            even_dense.eq(dense_sum - in_bin[0].cost),
-            even_fits.eq(layer.balance & (bin_cut != BINS) & (even_sparse < dense_sum)),
-            both_fit.eq(even_fits & (both_sparse < even_dense)),
+            bin_read.addr.eq(Mux(cutting, bin_next, its_bin)),
+            in_bin.eq(Mux(bins_used.bit_select(bin_read.addr, 1), bin_read.data.as_value(), 0)),
+            base.eq(Mux(again, sum_before, of_bin)),
+            bin_write.data.nonzeros.eq(base.nonzeros + added.nonzeros),
+            bin_write.data.both.eq(base.both + added.both),
         ]
+        m.d.sync += [
+            of_bin.eq(in_bin), added.eq(its), bin_write.addr.eq(its_bin), bin_write.en.eq(binned),
+            again.eq(bin_write.en & (bin_write.addr == its_bin)), sum_before.eq(bin_write.data),
+        ]
+        with m.If(binned):
+            m.d.sync += bins_used.eq(bins_used | (1 << its_bin))
+
+        # Whether the next bin, read in the cycle before, still goes to sparse.
+        bin_cut = Signal(range(BINS + 1))
+        bin_here = Signal()
+        bin_fits = layer.balance & (bin_cut != BINS) & (of_bin.nonzeros < gap)
 
         # Label table: two of them, the slot says which one is valid.
         m.submodules.labels = labels = Memory(shape=label_layout(), depth=2 * config.label_depth, init=[])
@@ -219,7 +236,7 @@ class SparsityDetector(wiring.Component):
         scheduler_read, host_read = labels.read_port(), labels.read_port()
         table = Signal(config.label_slots, reset_less=True)     # labels outlive a reset
         index = Signal(config.label_bits + 1)       # channel to label
-        reading, writing = Signal(), Signal()
+        reading = Signal()
         write_index = Signal(config.label_bits)
         labelling = Signal()
         m.d.comb += [
@@ -233,20 +250,28 @@ class SparsityDetector(wiring.Component):
             reading.eq(labelling & (index != channels)),
         ]
         m.d.comb += self.load_ready.eq(~labelling)
-        m.d.sync += [writing.eq(reading), write_index.eq(layer.label_first + index)]
 
-        count = counts_read.data
-        count_bin = bin_of(count)
-        fits = sparse_sum + count < dense_sum
-        at_cut = count_bin == bin_cut
+        # A channel's label. One cycle: its count and its label before are read. Second: they come. Third: its bin.
+        # Fourth: the choice. Fifth: it is written.
+        coming, here, chosen, writing = (Signal(name=name) for name in ("coming", "here", "chosen", "writing"))
+        count, old_sparse = Signal(count_bits), Signal()
+        picked = Signal(data.StructLayout({"count": count_bits, "both": count_bits + 1, "few": 1, "sparse": 1,
+                                           "bin": LABEL_BIN_BITS}))
+        fits = picked.count < gap
+        at_cut = picked.bin == bin_cut
+        balanced = (picked.bin < bin_cut) | at_cut & fits
         label = Signal(label_layout())
-        balanced = (count_bin < bin_cut) | at_cut & fits
-        m.d.comb += [
-            label.dead.eq(count == 0),
-            label.bin.eq(count_bin),
-            label.sparse.eq(Mux(refresh, Mux(layer.balance, balanced, count < layer.label_limit),
-                                scheduler_read.data.sparse)),
+        m.d.sync += [
+            Cat(coming, here, chosen, writing).eq(Cat(reading, coming, here, chosen)),
+            count.eq(counts_read.data), old_sparse.eq(scheduler_read.data.sparse),
+            picked.count.eq(count), picked.bin.eq(bin_of(count)), picked.both.eq(count + layer.dense_cost),
+            picked.few.eq(count < layer.label_limit), picked.sparse.eq(old_sparse),
+            label.dead.eq(picked.count == 0),
+            label.bin.eq(picked.bin),
+            label.sparse.eq(Mux(refresh, Mux(layer.balance, balanced, picked.few), picked.sparse)),
         ]
+        with m.If(chosen & at_cut & fits):
+            m.d.sync += gap.eq(gap - picked.both)
         host_write = self.load_en & (load.space == Space.LABEL)
         host_slot = load.address[config.label_bits:][:config.slot_bits]
         with m.If(writing):
@@ -255,8 +280,7 @@ class SparsityDetector(wiring.Component):
                 label_write.data.eq(label),
                 label_write.en.eq(1),
             ]
-            with m.If(at_cut & fits):
-                m.d.sync += [sparse_sum.eq(sparse_sum + count), dense_sum.eq(dense_sum - layer.dense_cost)]
+            m.d.sync += write_index.eq(write_index + 1)
         with m.Else():
             m.d.comb += [
                 label_write.addr.eq(Cat(load.address[:config.label_bits], table.bit_select(host_slot, 1))),
@@ -264,31 +288,33 @@ class SparsityDetector(wiring.Component):
                 label_write.en.eq(host_write),
             ]
 
-        ended = Signal()
-        m.d.sync += ended.eq(self.layer_end)
+        ended = Signal(4)       # the last count is in the histogram
+        m.d.sync += ended.eq(Cat(self.layer_end, ended))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)
                 with m.If(self.start & self.layer.detect):
-                    m.d.sync += [signal.eq(0) for signal in (channels, bins_used, dense_sum, sparse_sum)]
+                    m.d.sync += [signal.eq(0) for signal in (channels, bins_used, gap)]
                     m.next = "COUNT"
-            with m.State("COUNT"), m.If(ended):
-                m.d.sync += [bin_cut.eq(0), index.eq(0)]
-                m.next = "CUT"
+            with m.State("COUNT"):
+                m.d.comb += counting.eq(1)
+                m.d.sync += [signal.eq(0) for signal in (bin_cut, bin_next, bin_here, index)]
+                m.d.sync += write_index.eq(layer.label_first)
+                with m.If(ended[-1]):
+                    m.next = "CUT"
             with m.State("CUT"):
                 m.d.comb += cutting.eq(1)
-                with m.If(both_fit):
-                    m.d.sync += [bin_cut.eq(bin_cut + 2), sparse_sum.eq(both_sparse),
-                                 dense_sum.eq(even_dense - in_bin[1].cost)]
-                with m.Else():
-                    with m.If(even_fits):
-                        m.d.sync += [bin_cut.eq(bin_cut + 1), sparse_sum.eq(even_sparse), dense_sum.eq(even_dense)]
-                    m.next = "LABEL"
+                m.d.sync += [bin_next.eq(bin_next + 1), bin_here.eq(1)]
+                with m.If(bin_here):
+                    with m.If(bin_fits):
+                        m.d.sync += [bin_cut.eq(bin_cut + 1), gap.eq(gap - of_bin.both)]
+                    with m.Else():
+                        m.next = "LABEL"
             with m.State("LABEL"):
                 m.d.comb += labelling.eq(1)
                 with m.If(reading):
                     m.d.sync += index.eq(index + 1)
-                with m.Elif(~writing):
+                with m.Elif(~(coming | here | chosen)):
                     m.d.sync += table.eq(table ^ (1 << layer.label_slot))
                     m.next = "IDLE"
         return m

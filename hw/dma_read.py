@@ -37,7 +37,7 @@ class ReadDMA(wiring.Component):
     -------
     axi : Out(axi_read_signature)
     commands : In(stream of command_layout)
-        One may follow in every cycle, but one that takes several bursts keeps the next one waiting.
+        One may follow every other cycle, but one that takes several bursts keeps the next one waiting.
     beats : Out(stream of read_layout)
     error : Out(1)
         High from a burst's first failed beat on, until `flush`; not later than that beat is at `beats`.

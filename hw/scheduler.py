@@ -3,7 +3,7 @@
 It walks the channel table once, an entry per cycle, and appends each entry to the list of one array; the arrays begin
 to work while the lists still grow.
 
-    cycle   0 table read   1 label read   2 an array is chosen, its waiting entry is written to its list
+    cycle   0 table read   2 label read   4 an array is chosen, its waiting entry is written to its list
 
 Dead channels are left out. Among several arrays of a kind the one with the least work so far is chosen, measured in a
 window's steps for dense arrays, by the labels' bins for sparse ones; in an `even` layer among all arrays, in entries.
@@ -75,19 +75,25 @@ class Scheduler(wiring.Component):
             writer.en.eq(self.load_en & (self.load.space == Space.TABLE)),
         ]
 
-        # Cycle 0: the table. Cycle 1: the label.
+        # Cycle 0: the table. Cycle 2: the label. What comes out of a memory is registered before it is used.
         index = Signal(range(config.table_depth + 1))
         walking = Signal()
         read = Signal()         # an entry comes from the table
         chosen = Signal()       # an entry and its label are here
         item = Signal(table_layout(config), reset_less=True)
+        label = Signal(label_layout(), reset_less=True)     # of `item`
+        came = Signal(2)        # an entry came from the table, a cycle ago, and two
+        entries = [Signal(table_layout(config), name=f"entry{age}", reset_less=True) for age in range(2)]
         m.d.comb += [
             reader.addr.eq(layer.table_first + index),
             reader.en.eq(walking & self.go & (index != layer.table_count)),
-            self.label_index.eq(reader.data.label),
-            self.label_slot.eq(reader.data.slot),
+            self.label_index.eq(entries[0].label),
+            self.label_slot.eq(entries[0].slot),
         ]
-        m.d.sync += [read.eq(reader.en), chosen.eq(read), item.eq(reader.data)]
+        m.d.sync += [
+            read.eq(reader.en), Cat(came, chosen).eq(Cat(read, came)),
+            entries[0].eq(reader.data), entries[1].eq(entries[0]), item.eq(entries[1]), label.eq(self.label),
+        ]
         with m.If(reader.en):
             m.d.sync += index.eq(index + 1)
         with m.If(self.start):
@@ -107,21 +113,21 @@ class Scheduler(wiring.Component):
             return best
 
         anywhere = layer.even & item.dense_ok
-        to_sparse = self.label.sparse | ~item.dense_ok
+        to_sparse = label.sparse | ~item.dense_ok
         taps = [item.entry.taps[tap] for tap in range(TAPS)]
         # Of a window on a dense array.
         steps = sum(taps) if config.dense_taps == 1 else sum(
             Cat(taps[first:first + LINE_TAPS]).any() for first in range(0, TAPS, LINE_TAPS))
         if not dense:
-            target, cost = least(sparse), self.label.bin + 1
+            target, cost = least(sparse), label.bin + 1
         elif not sparse:
             target, cost = least(dense), steps
         else:
             target = Mux(anywhere, least(range(config.arrays)), Mux(to_sparse, least(sparse), least(dense)))
-            cost = Mux(to_sparse, self.label.bin + 1, steps)
+            cost = Mux(to_sparse, label.bin + 1, steps)
 
         flush = Signal()        # the table is done: what waits is written
-        end = walking & self.go & (index == layer.table_count) & ~read & ~chosen
+        end = walking & self.go & (index == layer.table_count) & ~(read | came.any() | chosen)
         m.d.comb += flush.eq(end)
         with m.If(flush):
             m.d.sync += [walking.eq(0), self.complete.eq(1)]
@@ -130,7 +136,7 @@ class Scheduler(wiring.Component):
             waits = Signal(name=f"waits{array}")
             taken = Signal(name=f"taken{array}")
             m.d.comb += [
-                taken.eq(chosen & ~self.label.dead & (target == array)),
+                taken.eq(chosen & ~label.dead & (target == array)),
                 self.entry[array].eq(waiting),
                 self.write[array].eq(waits & (taken | flush)),
             ]

@@ -1,18 +1,13 @@
 """Sparse array: rows that take one nonzero nibble per cycle and wait for nobody.
 
-A window is broadcast to all rows; a row keeps it only if something in it is not zero. What a row keeps goes through a
-register, `held`, into a FIFO:
+A window is broadcast to all rows; a row keeps it only if something in it is not zero, in a queue:
 
-    windows ─> aligned ─┬─> held 0 ─> FIFO 0 ─> row 0: one nonzero per cycle ─> PE row 0
-                        ├─> held 1 ─> FIFO 1 ─> row 1
+    windows ─> aligned ─┬─> queue 0 ─> row 0: one nonzero per cycle ─> PE row 0
+                        ├─> queue 1 ─> row 1
                         ...
 
-The register waits for the next kept window, so that the end of a vector or of a tile can still be noted on it when the
-windows that follow are all zero: ends cost no cycle. Only a row in which a whole tile is zero takes one cycle for it, a
-product with zero that sets its accumulators to 0.
-
-Each row has its own copy of the weights and codes, so it reads them at its own pace. The broadcast stops while the FIFO
-of any row is full; `fifo_depth` windows of lead even out the rows' different numbers of nonzeros.
+Each row has its own copy of the weights and codes, so it reads them at its own pace. The broadcast stops while the
+queue of any row is full; `fifo_depth` windows of lead even out the rows' different numbers of nonzeros.
 
 They could not do so by themselves: on narrow maps a row sees the same image column in every tile, and border columns
 have fewer nonzeros, so some rows would always wait for others. Therefore pixels are dealt to rows anew in each tile:
@@ -22,19 +17,22 @@ have fewer nonzeros, so some rows would always wait for others. Therefore pixels
                     r    r ^ 1    r ^ 3    r ^ 2        4, 12, 20, ... rows; others keep row r = pixel r
 """
 
-from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, fifo, wiring
+from amaranth.hdl import Array, Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import LINE_TAPS, TAPS, Config
+from .align import exchanged, kernel_line
+from .config import LINE_TAPS, Config
 from .dense import array_signature
 from .pe_row import PERow
 from .row_control import RowControl
+from .row_queue import RowQueue, row_window_layout
 from .weights import ScaleMemory, TapWeights, WeightHalves, commits, weight_load_signature
 
-__all__ = ["SparseArray", "SparseRow", "row_window_layout", "skews"]
+__all__ = ["SparseArray", "SparseRow", "skews"]
 
 
 def skews(rows: int) -> tuple[int, int, int, int]:
@@ -44,32 +42,6 @@ def skews(rows: int) -> tuple[int, int, int, int]:
     if rows % 4 == 0:
         return 0, 1, 3, 2
     return 0, 0, 0, 0
-
-
-def row_window_layout(config: Config) -> data.StructLayout:
-    """A row's share of a window.
-
-    Members
-    -------
-    nibbles : 9 nibbles
-        Those of unused taps and beyond the image are 0.
-    a_signed, w_signed, exponent, last, tile_last, ktile_last, half, group :
-        As `hw.interfaces.request_layout`.
-    weight : bits of 2 * tap_words
-        Address of tap 0's weight word.
-    """
-    return data.StructLayout({
-        "nibbles": data.ArrayLayout(4, TAPS),
-        "a_signed": 1,
-        "w_signed": 1,
-        "exponent": 2,
-        "last": 1,
-        "tile_last": 1,
-        "ktile_last": 1,
-        "half": 1,
-        "group": config.group_bits,
-        "weight": range(2 * config.tap_words),
-    })
 
 
 class SparseRow(wiring.Component):
@@ -113,81 +85,55 @@ class SparseRow(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
-        layout = row_window_layout(config)
-        m.submodules.queue = queue = fifo.SyncFIFO(width=layout.size, depth=config.fifo_depth)
+        m.submodules.queue = queue = RowQueue(config)
         m.submodules.weights = weights = TapWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
         m.submodules.control = control = RowControl(config)
         m.submodules.pe_row = pe_row = PERow(config, 1, weight_bits=5)
+        m.d.comb += [queue.window.eq(self.window), queue.en.eq(self.en), self.ready.eq(queue.ready)]
 
-        # Hold back the last window kept, until it is known what it ends.
-        held = Signal(layout, reset_less=True)
-        held_valid = Signal()
-        open_tile = Signal()    # the held window belongs to the tile that is being broadcast
-        window = self.window
-        nonzero = window.nibbles.as_value().any()
-        takes = self.en & (nonzero | window.tile_last & ~open_tile)
-        push = held_valid & queue.w_rdy & (takes | held.tile_last)
-        m.d.comb += [
-            self.ready.eq(queue.w_rdy),
-            queue.w_en.eq(push),
-            queue.w_data.eq(held),
-        ]
-        with m.If(takes):
-            m.d.sync += [held.eq(window), held_valid.eq(1)]
-            with m.If(~nonzero):    # the whole tile is zero
-                m.d.sync += held.last.eq(1)
-        with m.Elif(push):
-            m.d.sync += held_valid.eq(0)
-        with m.If(self.en):
-            m.d.sync += open_tile.eq(~window.tile_last & (open_tile | nonzero))
-            with m.If(~takes):
-                m.d.sync += [
-                    held.last.eq(held.last | window.last & open_tile),
-                    held.tile_last.eq(held.tile_last | window.tile_last & open_tile),
-                    held.ktile_last.eq(held.ktile_last | window.ktile_last & open_tile),
-                ]
-
-        # One nonzero per cycle. A window without any makes one step, with a zero.
-        head = Signal(layout)
-        m.d.comb += head.eq(queue.r_data)
-        taken = Signal(TAPS)
-        left_over = Cat(nibble.any() for nibble in head.nibbles) & ~taken
-        tap = Signal(range(TAPS))
-        for number in reversed(range(TAPS)):
-            with m.If(left_over[number]):
-                m.d.comb += tap.eq(number)
-        window_end = (left_over & (left_over - 1)) == 0
-        last = window_end & head.last
+        # One nonzero per cycle.
+        content, step = queue.content, control.step
+        last = queue.window_end & queue.ends.last
         blocked = last & (control.wait_drain | control.wait_bank)
         m.d.comb += [
-            self.busy.eq(queue.r_rdy & ~blocked),
-            self.wait_drain.eq(queue.r_rdy & last & control.wait_drain),
-            self.wait_bank.eq(queue.r_rdy & last & control.wait_bank & ~control.wait_drain),
-            queue.r_en.eq(self.busy & window_end),
+            self.busy.eq(queue.valid & ~blocked),
+            self.wait_drain.eq(queue.valid & last & control.wait_drain),
+            self.wait_bank.eq(queue.valid & last & control.wait_bank & ~control.wait_drain),
+            queue.step.eq(self.busy),
             control.accept.eq(self.busy),
-            control.step.last.eq(last),
+            step.last.eq(last),
+            step.tile_last.eq(queue.ends.tile_last),
+            step.ktile_last.eq(queue.ends.ktile_last),
+            step.half.eq(content.half),
+            step.group.eq(content.group),
+            step.exponent.eq(content.exponent),
         ]
-        m.d.comb += [control.step[name].eq(head[name])
-                     for name in ("tile_last", "ktile_last", "half", "group", "exponent")]
-        with m.If(self.busy):
-            m.d.sync += taken.eq(Mux(window_end, 0, taken | (left_over & (~left_over + 1))))
+        # Its kernel line, and its place there.
+        line, place = Signal(range(LINE_TAPS)), Signal(range(LINE_TAPS))
+        m.d.comb += [
+            line.eq(Cat(queue.tap[number * LINE_TAPS:][:LINE_TAPS].any() for number in range(1, LINE_TAPS))),
+            place.eq(Cat(queue.tap[number::LINE_TAPS].any() for number in range(1, LINE_TAPS))),
+        ]
 
         # Operands: the weight word arrives two cycles after it is asked for.
         chosen = Signal(data.StructLayout({"nibble": 4, "a_signed": 1, "w_signed": 1}), reset_less=True)
         a = Signal(signed(5), reset_less=True)
         w_signed = Signal(reset_less=True)
         m.d.sync += [
-            chosen.nibble.eq(head.nibbles.as_value().word_select(tap, 4)),
-            chosen.a_signed.eq(head.a_signed),
-            chosen.w_signed.eq(head.w_signed),
+            chosen.nibble.eq(reduce(or_, (nibble & queue.tap[number].replicate(4)
+                                          for number, nibble in enumerate(content.nibbles)))),
+            chosen.a_signed.eq(content.a_signed),
+            chosen.w_signed.eq(content.w_signed),
             a.eq(Cat(chosen.nibble, chosen.nibble[3] & chosen.a_signed)),
             w_signed.eq(chosen.w_signed),
         ]
         words = [weights.weights.word_select(lane, 4) for lane in range(config.cols)]
         m.d.comb += [
             weights.en.eq(self.busy),
-            weights.addr.eq(head.weight + tap),
+            weights.half.eq(content.half),
+            weights.tap.eq(place),
+            weights.addr.eq(content.weight + line),
             scales.en.eq(control.scale_en),
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
@@ -199,7 +145,7 @@ class SparseRow(wiring.Component):
             control.lane.eq(self.lane),
             self.acc.eq(pe_row.acc),
             self.ktile_done.eq(control.ktile_done),
-            self.idle.eq(control.idle & ~queue.r_rdy & ~held_valid),
+            self.idle.eq(control.idle & queue.idle),
         ]
         m.d.comb += [pe_row.w[0][lane].eq(Cat(word, word[3] & w_signed)) for lane, word in enumerate(words)]
         for memory in (weights, scales):
@@ -229,12 +175,11 @@ class SparseArray(wiring.Component):
         config, window = self.config, self.windows.payload
         rows = config.rows
 
-        # Align the three lines of the window, and fetch the address of its weights.
-        kept = (name for name in row_window_layout(config).members if name not in ("nibbles", "weight"))
-        common = Signal(data.StructLayout({name: row_window_layout(config).members[name] for name in kept}),
-                        reset_less=True)
-        weight = Signal(range(2 * config.tap_words), reset_less=True)
-        nibbles = Signal(data.ArrayLayout(data.ArrayLayout(4, rows + 2), LINE_TAPS), reset_less=True)
+        # Align the three lines of the window.
+        layout = row_window_layout(config).members
+        content = Signal(layout["content"], reset_less=True)    # but for the nibbles
+        ends = Signal(layout["ends"], reset_less=True)
+        lines = Signal(data.ArrayLayout(data.ArrayLayout(4, rows + 2), LINE_TAPS), reset_less=True)
         mask = Signal.like(window.mask, reset_less=True)
         taps = Signal.like(window.taps, reset_less=True)
         valid = Signal()
@@ -242,40 +187,40 @@ class SparseArray(wiring.Component):
         m.d.comb += self.windows.ready.eq(~valid | accept)
         with m.If(self.windows.ready):
             m.d.sync += valid.eq(self.windows.valid)
-            for line, start in enumerate((Const(0, 1), self.pitch, self.pitch << 1)):
-                m.d.sync += nibbles[line].eq(window.nibbles.as_value() >> Cat(Const(0, 2), start))
-            m.d.sync += [common[name].eq(window[name]) for name in common.shape().members]
-            m.d.sync += [
-                mask.eq(window.mask),
-                taps.eq(window.taps),
-                weight.eq((window.weight << 1) + window.weight + Mux(window.half, config.tap_words, 0)),
-            ]
+            m.d.sync += [lines[line].eq(kernel_line(m, window.nibbles.as_value(), self.pitch, config.window_width, line,
+                                                    rows + 2)) for line in range(LINE_TAPS)]
+            m.d.sync += [content[name].eq(window[name])
+                         for name in layout["content"].members if name != "nibbles"]
+            m.d.sync += [ends[name].eq(window[name]) for name in layout["ends"].members]
+            m.d.sync += [mask.eq(window.mask), taps.eq(window.taps)]
 
-        # Tiles broadcast and tiles read, modulo 4.
-        masks = skews(rows)
-        broadcast, read, skew = Signal(2), Signal(2), Signal(2)
+        # Tiles broadcast and tiles read, modulo 4, and their masks.
+        masks = Array(skews(rows))
+        bits = [bit for bit in reversed(range(3)) if any(number >> bit & 1 for number in masks)]
+        broadcast, read = Signal(2), Signal(2)
+        deal, undeal = Signal(3), Signal(3)
+        m.d.comb += deal.eq(masks[broadcast])
         m.d.sync += [
-            broadcast.eq(broadcast + (accept & common.tile_last)),
+            broadcast.eq(broadcast + (accept & ends.tile_last)),
             read.eq(read + self.tiles.release),
-            skew.eq(read),      # of the accumulators asked for in the last cycle
+            undeal.eq(masks[read]),     # of the accumulators asked for in the last cycle
         ]
         with m.If(self.start):
             m.d.sync += [broadcast.eq(0), read.eq(0)]
 
-        def dealt(by_pixel: Sequence[Value], turn: Signal, row: int) -> Value:
-            """What belongs to the row (or, the other way round, to the pixel)."""
-            if not any(masks):
-                return by_pixel[row]
-            return Array(by_pixel[row ^ mask] for mask in masks)[turn]
+        # Deal pixels to rows. Rows that are dealt together share nibbles, three of each line per row.
+        present = []    # by pixel
+        for pixel in range(rows):
+            beside = (mask.left[pixel], 1, mask.right[pixel])
+            present.append(Cat(
+                lines[line][pixel + tap].any() & mask.lines[line][pixel] & beside[tap] & taps[LINE_TAPS * line + tap]
+                for line in range(LINE_TAPS) for tap in range(LINE_TAPS)))
+        columns = [Cat(line[column] for line in lines) for column in range(rows + 2)]
+        row_taps = [row for block in exchanged(m, present, deal, bits, name="taps") for row in block]
+        row_columns = [block[row:][:LINE_TAPS] for block in exchanged(m, columns, deal, bits, 2, "columns")
+                       for row in range(len(block) - 2)]
 
         m.submodules.halves = halves = WeightHalves()
-        windows = []    # by pixel
-        for pixel in range(rows):
-            inside = [mask.lines[line][pixel] for line in range(LINE_TAPS)]
-            beside = (mask.left[pixel], 1, mask.right[pixel])
-            windows.append(Cat(
-                nibbles[line][pixel + tap] & (inside[line] & beside[tap] & taps[LINE_TAPS * line + tap]).replicate(4)
-                for line in range(LINE_TAPS) for tap in range(LINE_TAPS)))
         accs = []       # by row
         ready, complete, busy, drain, bank, idle = [], [], [], [], [], [~valid]
         finished = []   # rows that are done with the k-tile
@@ -283,13 +228,15 @@ class SparseArray(wiring.Component):
         for row in range(rows):
             m.submodules[f"row{row}"] = sparse_row = SparseRow(config)
             accs.append(sparse_row.acc)
-            m.d.comb += [sparse_row.window[name].eq(common[name]) for name in common.shape().members]
             done = Signal(range(3), name=f"done{row}")
             m.d.sync += done.eq(done + sparse_row.ktile_done - release)
             finished.append(done != 0)
             m.d.comb += [
-                sparse_row.window.nibbles.as_value().eq(dealt(windows, broadcast, row)),
-                sparse_row.window.weight.eq(weight),
+                sparse_row.window.content.eq(content),
+                Cat(sparse_row.window.content.nibbles).eq(
+                    Cat(column.word_select(line, 4) for line in range(LINE_TAPS) for column in row_columns[row])),
+                sparse_row.window.taps.eq(row_taps[row]),
+                sparse_row.window.ends.eq(ends),
                 sparse_row.en.eq(accept),
                 sparse_row.load.beat.eq(self.load),
                 sparse_row.load.en.eq(self.load_en),
@@ -303,7 +250,8 @@ class SparseArray(wiring.Component):
             drain.append(sparse_row.wait_drain)
             bank.append(sparse_row.wait_bank)
             idle.append(sparse_row.idle)
-        m.d.comb += [self.tiles.acc[pixel].eq(dealt(accs, skew, pixel)) for pixel in range(rows)]
+        by_pixel = [acc for block in exchanged(m, accs, undeal, bits, name="accs") for acc in block]
+        m.d.comb += [self.tiles.acc[pixel].eq(by_pixel[pixel]) for pixel in range(rows)]
         m.d.comb += [
             accept.eq(valid & Cat(ready).all()),
             release.eq(Cat(finished).all()),

@@ -16,6 +16,9 @@ from .interfaces import Space, load_layout
 
 __all__ = ["LineWeights", "ScaleMemory", "TapWeights", "WeightHalves", "commits", "weight_load_signature"]
 
+# A half that loads is not read: without this Yosys builds logic for a read that meets a write.
+NO_COLLISIONS = {"no_rw_check": 1}
+
 
 def weight_load_signature(config: Config) -> wiring.Signature:
     """A beat on its way into a half, from the loader's side.
@@ -77,7 +80,7 @@ class WeightHalves(wiring.Component):
 def _beat_memory(m: Module, config: Config, load: wiring.PureInterface, space: Space, depth: int, address: Value,
                  places: Sequence[int]) -> Memory:
     """Make a memory; beat i of the word at `address` loads where the load address ends in places[i]."""
-    memory = Memory(shape=unsigned(len(places) * config.bus_bits), depth=depth, init=[])
+    memory = Memory(shape=unsigned(len(places) * config.bus_bits), depth=depth, init=[], attrs=NO_COLLISIONS)
     m.submodules.memory = memory
     port = memory.write_port(granularity=config.bus_bits)
     here = load.en & (load.beat.space == space)
@@ -137,11 +140,14 @@ class LineWeights(wiring.Component):
 class TapWeights(wiring.Component):
     """Tap words, cols weights, for one row of a sparse array.
 
+    Taps s = 0, 1, 2 of a half lie one behind the other, each with the words' addresses: that takes no multiplication.
+    A memory of its own for each pair of lanes goes into block RAMs side by side: no multiplexers between deep ones.
+
     Members
     -------
     load : In(weight_load_signature)
-    en, addr : In
-        Read; `weights` holds the word two cycles later. The second half begins at `config.tap_words`.
+    en, half, tap, addr : In
+        Read; `weights` holds tap 0, 1 or 2 of a kernel-line word two cycles later.
     weights : Out(cols nibbles)
     """
 
@@ -150,7 +156,9 @@ class TapWeights(wiring.Component):
         super().__init__({
             "load": In(weight_load_signature(config)),
             "en": In(1),
-            "addr": In(range(2 * config.tap_words)),
+            "half": In(1),
+            "tap": In(range(LINE_TAPS)),
+            "addr": In(config.weight_bits),
             "weights": Out(4 * config.cols),
         })
 
@@ -158,16 +166,29 @@ class TapWeights(wiring.Component):
         m = Module()
         config, load = self.config, self.load
         beat_bits = (config.tap_beats - 1).bit_length()
-        tap = load.beat.address[beat_bits:][:2]
-        word = load.beat.address[beat_bits + 2:][:config.weight_bits]
-        address = Signal(range(2 * config.tap_words))
-        m.d.comb += address.eq((word << 1) + word + tap + load.half * config.tap_words)
-        memory = _beat_memory(m, config, load, Space.WEIGHT, 2 * config.tap_words, address, range(config.tap_beats))
-        reader = memory.read_port()
+        loaded = load.beat.address[beat_bits:]
+        address = self._address(load.half, loaded[:2], loaded[2:][:config.weight_bits])
+        here = load.en & (load.beat.space == Space.WEIGHT)
         weights = Signal.like(self.weights, reset_less=True)
-        m.d.sync += weights.eq(reader.data)
-        m.d.comb += [reader.en.eq(self.en), reader.addr.eq(self.addr), self.weights.eq(weights)]
+        for first in range(0, len(weights), 8):
+            beat, bit = divmod(first, config.bus_bits)
+            width = min(8, len(weights) - first)
+            memory = Memory(shape=unsigned(width), depth=2 * config.tap_words, init=[], attrs=NO_COLLISIONS)
+            m.submodules[f"lanes{first // 4}"] = memory
+            writer, reader = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                writer.en.eq(here & (load.beat.address[:beat_bits] == beat)),
+                writer.addr.eq(address),
+                writer.data.eq(load.beat.data[bit:]),
+                reader.en.eq(self.en),
+                reader.addr.eq(self._address(self.half, self.tap, self.addr)),
+            ]
+            m.d.sync += weights[first:first + width].eq(reader.data)
+        m.d.comb += self.weights.eq(weights)
         return m
+
+    def _address(self, half: Value, tap: Value, word: Value) -> Value:
+        return Cat(word, tap + Mux(half, LINE_TAPS, 0))
 
 
 class ScaleMemory(wiring.Component):

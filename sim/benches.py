@@ -26,6 +26,7 @@ from . import (
     stimulus_registers,
     stimulus_sequencer,
 )
+from .board import MEMORY_BYTES, SMALL, emit_board
 from .runner import SIMULATORS, Outcome, run
 
 __all__ = ["BENCHES", "Bench", "Job"]
@@ -110,6 +111,12 @@ def _bench(name: str, config: Config, vectors: Callable[[Config, np.random.Gener
         return Job(emitted.write(directory)[0], emitted.top, vectors(config, np.random.default_rng(seed)))
 
     return Bench(name, module or f"{__package__}.bench_{block}", prepare, simulators)
+
+
+def _board(directory: Path, seed: int) -> Job:
+    """The bring-up design, whose stimulus is the board's self-test."""
+    emitted = emit_board(SMALL, MEMORY_BYTES)
+    return Job(emitted.write(directory)[0], emitted.top)
 
 
 _TINY = PRESETS["tiny"]
@@ -199,4 +206,5 @@ BENCHES: tuple[Bench, ...] = (
     _bench("loader-2x20", replace(_PATH_WIDE, param_depth=32), stimulus_sequencer.loader),
     _bench("accelerator-2x2", _WHOLE, stimulus_accelerator.accelerator, simulators=SIMULATORS),
     _bench("accelerator-3x5", _WHOLE_ODD, stimulus_accelerator.accelerator),
+    Bench("board-2x2", f"{__package__}.bench_board", _board),
 )

@@ -1,6 +1,7 @@
 """The bring-up design in the fast lane, behind a pseudo serial port: every bit crosses the UART's pins."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,25 @@ from numpy.typing import NDArray
 
 from boards.bringup import BringUp
 from golden.report import announced
-from hw.config import Config
-from hw.gen import convert
+from hw.config import PRESETS, Config
+from hw.gen import Emitted, convert
 from sqdm.serial_bridge import SerialBridge
 
 from .fast import FastSim
 
-__all__ = ["DIVISOR", "GAP_BYTES", "QUIET", "TIMEOUT", "SimulatedPort", "build_board", "simulated_bridge"]
+__all__ = ["DIVISOR", "GAP_BYTES", "QUIET", "QUIET_BITS", "SMALL", "TIMEOUT", "TIMEOUT_BITS", "SimulatedPort",
+           "build_board", "emit_board", "simulated_bridge"]
 
 DIVISOR = 4         # the shortest bit that the receiver takes, so that little time is spent on waiting for bits
 FRAME = 10          # bits of a byte on the line
 GAP_BYTES = 8       # the bridge's gap
 MEMORY_BYTES = 1 << 14
-TIMEOUT, QUIET = 0.002, 0.0002      # seconds of the line: the host's patience, and more than the gap
+TIMEOUT_BITS, QUIET_BITS = 2000, 200    # of the line: the host's patience, and more than the gap
+BAUD = 1_000_000    # by which `SimulatedPort` measures time
+TIMEOUT, QUIET = TIMEOUT_BITS / BAUD, QUIET_BITS / BAUD
+# A configuration that compiles in little time, with all kinds of arrays.
+SMALL = replace(PRESETS["tiny"], name="small", rows=2, cols=2, lanes_per_scale=2, act_nibbles=1 << 12, table_depth=128,
+                list_depth=64)
 
 
 class SimulatedPort:
@@ -40,7 +47,7 @@ class SimulatedPort:
         Gets each byte and whether the board sent it, and returns what arrives: none, one or several bytes.
     """
 
-    def __init__(self, sim: FastSim, divisor: int = DIVISOR, baud: int = 1_000_000,
+    def __init__(self, sim: FastSim, divisor: int = DIVISOR, baud: int = BAUD,
                  mangle: Callable[[int, bool], bytes] | None = None) -> None:
         self.sim, self.divisor, self.baud, self.mangle = sim, divisor, baud, mangle
         self.timeout: float | None = 0.01
@@ -104,12 +111,17 @@ class SimulatedPort:
             self._samples = self._samples[low[0] + (FRAME - 1) * self.divisor + self.divisor // 2 + 1:]
 
 
+def emit_board(config: Config, memory_bytes: int) -> Emitted:
+    """Emit the bring-up design's Verilog, with short bits and a short gap."""
+    blocks = {"bringup": lambda config: BringUp(config, DIVISOR * BAUD, BAUD, memory_bytes,
+                                                gap=GAP_BYTES * FRAME * DIVISOR)}
+    return convert("bringup", config, blocks)
+
+
 def build_board(config: Config, memory_bytes: int, out: Path | str = "build/board", build: Path | str = "build",
                 mangle: Callable[[int, bool], bytes] | None = None) -> SimulatedPort:
     """Emit the bring-up design's Verilog, compile it, or find it compiled, and start a simulation of it."""
-    blocks = {"bringup": lambda config: BringUp(config, DIVISOR * 1_000_000, 1_000_000, memory_bytes,
-                                                gap=GAP_BYTES * FRAME * DIVISOR)}
-    verilog = convert("bringup", config, blocks).write(out)[0]
+    verilog = emit_board(config, memory_bytes).write(out)[0]
     return SimulatedPort(FastSim.build(verilog, verilog.stem, build), mangle=mangle)
 
 

@@ -140,14 +140,14 @@ def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -
 
 
 def tap_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
-    """Load and read tap words: of a kernel-line word, those of its three taps lie one behind the other."""
+    """Load and read tap words: of a kernel-line word, any of its three taps."""
     trace = Trace()
     memory = np.full((2, config.weight_depth * 4, config.tap_beats, config.bus_nibbles), -1)
     for cycle, half in _loads(trace, config, rng, Space.WEIGHT, memory, cycles):
         if rng.random() < 0.3:
             continue
         word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
-        trace.drive(cycle, en=1, addr=half * config.tap_words + LINE_TAPS * word + tap)
+        trace.drive(cycle, en=1, half=half, tap=tap, addr=word)
         asked = memory[half, 4 * word + tap].reshape(-1)[:config.cols]
         trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
     return trace.vectors()

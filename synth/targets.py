@@ -3,15 +3,18 @@
 No target uses DSPs: small products go into LUTs, and a device's few DSPs would run out unnoticed.
 """
 
+import gzip
 import re
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hw.config import ConfigError
 
-__all__ = ["ECP5_GOAL", "PLAIN", "TARGETS", "TARGET_NAMES", "Effort", "Target", "liberty", "target"]
+__all__ = ["ECP5_GOAL", "PLAIN", "TARGETS", "TARGET_NAMES", "Effort", "Target", "liberty", "read_library", "target"]
 
+GZIP = b"\x1f\x8b"
 # What ABC9 maps for: paths of 5 ns by its own delays, about twice as much when routed. Where a path is shorter it saves
 # LUTs; without a goal it makes every path of a module as short as it can, which doubles the cost of shifters.
 ECP5_GOAL = "scratchpad -set abc9.D 5000"
@@ -53,15 +56,15 @@ class Target:
         What is reported, and a regular expression of the cells that count as it.
     weights : mapping of str to int
         LUTs that a unit of a column stands for, in LUT-equivalents.
-    library : path, optional
-        Liberty file with the cells; the scripts know it as LIBRARY.
+    libraries : tuple of path
+        Liberty files with the cells; the scripts have LIBRARIES for the options that name them.
     """
 
     name: str
     script: Callable[[str, Effort], str]
     columns: Mapping[str, str]
     weights: Mapping[str, int] = field(default_factory=dict)
-    library: Path | None = None
+    libraries: tuple[Path, ...] = ()
 
     def count(self, cells: Mapping[str, int]) -> dict[str, int]:
         """Sum cells by column."""
@@ -101,7 +104,7 @@ def _liberty(top: str, effort: Effort) -> str:
     # As `synth`, but large memories stay whole: they would be macros of the technology.
     return (f"synth{' -flatten' if effort.flat else ''} -top {top} -run begin:fine; opt -fast -full; "
             f"memory_map t:$mem_v2 r:SIZE<{MACRO_DEPTH} %i; opt -undriven -fine; techmap; opt -fast; "
-            "dfflibmap -liberty LIBRARY; opt; abc -liberty LIBRARY; opt_clean -purge")
+            "dfflibmap LIBRARIES; opt; abc LIBRARIES; opt_clean -purge")
 
 
 TARGETS: dict[str, Target] = {
@@ -130,47 +133,61 @@ TARGET_NAMES = (*TARGETS, "liberty")
 _GROUP = re.compile(r"\bcell\s*\(\s*\"?(\w+)\"?\s*\)|\bff\s*\(")
 
 
-def liberty(library: Path) -> Target:
-    """Return the target of a standard-cell library.
+def read_library(path: Path) -> str:
+    """Return the text of a Liberty file, which may be compressed by gzip.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or describes no flip-flop.
+        It cannot be read.
     """
     try:
-        text = library.read_text(errors="replace")
-    except OSError as error:
-        raise ConfigError(f"liberty={library} is not legal: it cannot be read ({error.strerror})") from None
+        content = path.read_bytes()
+        return (gzip.decompress(content) if content[:2] == GZIP else content).decode(errors="replace")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"liberty={path} is not legal: it cannot be read ({reason})") from None
+
+
+def liberty(libraries: Sequence[Path]) -> Target:
+    """Return the target of a standard-cell library, in one file or several.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be read, or none describes a flip-flop.
+    """
     flip_flops, cell = set(), ""
-    for group in _GROUP.finditer(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)):
-        if group[1]:
-            cell = group[1]
-        else:
-            flip_flops.add(cell)
+    for library in libraries:
+        for group in _GROUP.finditer(re.sub(r"/\*.*?\*/", "", read_library(library), flags=re.DOTALL)):
+            if group[1]:
+                cell = group[1]
+            else:
+                flip_flops.add(cell)
     if not flip_flops:
-        raise ConfigError(f"liberty={library} is not legal: it must be Liberty, not compressed, with a flip-flop")
+        raise ConfigError(f"liberty={' '.join(map(str, libraries))} is not legal: it must be Liberty, as text or "
+                          "compressed by gzip, with a flip-flop")
     return Target("liberty", _liberty, {
         "cells": r"[^$].*", "FF": "|".join(sorted(map(re.escape, flip_flops))), "memories": r"\$mem\w*",
-    }, library=library)
+    }, libraries=tuple(libraries))
 
 
-def target(name: str, library: Path | None = None) -> Target:
+def target(name: str, libraries: Sequence[Path] = ()) -> Target:
     """Return the target called `name`.
 
     Parameters
     ----------
     name : str
-    library : path, optional
+    libraries : sequence of path
         The cells, for liberty only.
 
     Raises
     ------
     ConfigError
-        There is no such target, or the library is missing, or goes with another target.
+        There is no such target, or the libraries are missing, or go with another target.
     """
     if name not in TARGET_NAMES:
         raise ConfigError(f"target={name} is not legal: it must be one of {', '.join(TARGET_NAMES)}")
-    if (library is not None) != (name == "liberty"):
+    if bool(libraries) != (name == "liberty"):
         raise ConfigError("target=liberty needs --liberty FILE, and the other targets have no use for it")
-    return TARGETS[name] if library is None else liberty(library)
+    return liberty(libraries) if libraries else TARGETS[name]

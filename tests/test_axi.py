@@ -42,11 +42,11 @@ def _fault(test: str, bench: str, module: str, what: str, old: str, new: str) ->
 
 FAULTS = [
     _fault("beats_in_order.*0.0.*0.0", "dma_read-64", "bursts", "a burst crosses 4 KiB",
-           "Mux(before_border < config.axi_burst, before_border, config.axi_burst)", "config.axi_burst"),
+           "Mux(final, end, config.axi_burst - 1) - address[:block_bits]", "Mux(final, end, config.axi_burst - 1)"),
     _fault("the_longest", "dma_read-64", "bursts", "the longest command is cut off",
-           "left = Signal(BEATS_BITS)", "left = Signal(BEATS_BITS - 1)"),
+           "some.eq(command.beats != 0)", "some.eq(command.beats[:-1] != 0)"),
     _fault("flush", "dma_read-64", "bursts", "a flush keeps the rest of a command",
-           "m.d.sync += left.eq(0)", "m.d.sync += left.eq(left)"),
+           "m.d.sync += [waits.eq(0), busy.eq(0)]", "m.d.sync += waits.eq(0)"),
     _fault("flush", "dma_read-64", "dma_read", "a flush withdraws a request",
            "with m.If(free):", "with m.If(free | self.flush):"),
     _fault("beats_in_order.*0.0.*0.0", "dma_read-64", "dma_read", "one burst too many is outstanding",

@@ -44,7 +44,7 @@ MUTANTS = [
     ("weight_halves", "loaded + self.commit - self.take", "loaded + self.commit - self.release", "ready is"),
     ("line_weights", "Cat(word, load.half), places", "word, places", "weights is"),
     ("line_weights", "self.select[0], words[0]", "self.select[2], words[0]", "weights is"),
-    ("tap_weights", "load.half * config.tap_words", "load.half * config.weight_depth", "weights is"),
+    ("tap_weights", "Mux(half, LINE_TAPS, 0)", "half", "weights is"),
     ("scales", "load.en & (load.beat.space == space)", "load.en", "codes is"),
     ("scales", "reader.addr.eq(Cat(self.addr, self.half)), self.codes", "reader.addr.eq(self.addr), self.codes",
      "codes is"),

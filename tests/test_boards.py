@@ -20,6 +20,7 @@ from boards.uart import Receiver, Transmitter
 from hw.config import PRESETS
 from hw.gen import convert
 from hw.registers import Registers
+from sim.benches import BENCHES
 from sim.board import DIVISOR, GAP_BYTES, QUIET, TIMEOUT, SimulatedPort, build_board
 from sim.fast import FastSim
 from sim.toolchain import yosys
@@ -28,6 +29,7 @@ from sqdm.registers import MAGIC, Register
 from sqdm.serial_bridge import SerialBridge
 from sqdm.serial_protocol import REQUEST, Op
 from tests.conftest import BUILD
+from tests.test_mutations import Mutant, mutated
 
 TINY = PRESETS["tiny"]
 
@@ -78,12 +80,11 @@ def test_illegal_designs_are_refused():
         AxiMemory(TINY, 0x800, 0x1000)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_memory_serves_bursts_beside_the_host(seed):
-    """Random bursts in both directions, stalls, and the host's accesses in between, against a dictionary of bytes."""
+def run_memory_bench(made, seed):
+    """Random bursts in both directions, stalls, and the host's accesses in between, against an array of bytes."""
     rng = np.random.default_rng(seed)
     size, beat = 1 << 10, TINY.bus_bits // 8
-    memory = AxiMemory(TINY, BASE, size)
+    memory = made(TINY, BASE, size)
     read, write, host = memory.read, memory.write, memory.host
     model = bytearray(size)
     half = size // 2        # the lower half is written by the master, the upper one by the host
@@ -148,7 +149,20 @@ def test_memory_serves_bursts_beside_the_host(seed):
             await ctx.tick()
             ctx.set(host.en, 0)
             assert ctx.get(host.read_data) == int.from_bytes(word, "little"), f"seed {seed}, word {place}"
-            await ctx.tick().repeat(int(rng.integers(1, 6)))
+            for _ in range(int(rng.integers(1, 6))):
+                await ctx.tick()
+
+    async def visitor(ctx):
+        """The host, while the master reads: as often as not in the cycle of a beat."""
+        while "read" not in done:
+            place = int(rng.integers(half, size - 4 * beat)) // 4
+            ctx.set(host.address, place)
+            ctx.set(host.en, 1)
+            await ctx.tick()
+            ctx.set(host.en, 0)
+            assert ctx.get(host.read_data).to_bytes(4, "little") == model[4 * place:4 * place + 4], f"seed {seed}"
+            for _ in range(int(rng.integers(1, 4))):
+                await ctx.tick()
 
     async def everything(ctx):
         for start in range(0, size // beat, 16):
@@ -177,24 +191,51 @@ def test_memory_serves_bursts_beside_the_host(seed):
             _, _, valid = await ctx.tick().sample(read.rvalid)
             assert valid
 
-    done = []
+    done = set()
 
     async def first(ctx):
         await writer(ctx)
-        done.append(1)
+        done.add("written")
+        while "owned" not in done:
+            await ctx.tick()
+        await everything(ctx)
+        done.add("read")
+        await ctx.tick().repeat(2)      # the host is through
+        await pace(ctx)
 
     async def second(ctx):
         await owner(ctx)
-        while not done:
+        done.add("owned")
+        while "written" not in done:
             await ctx.tick()
-        await everything(ctx)
-        await pace(ctx)
+        await visitor(ctx)
 
     simulator = Simulator(memory)
     simulator.add_clock(1e-6)
     simulator.add_testbench(first)
     simulator.add_testbench(second)
     simulator.run()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_memory_serves_bursts_beside_the_host(seed):
+    run_memory_bench(AxiMemory, seed)
+
+
+@pytest.mark.parametrize(("what", "old", "new"), [
+    ("beats are lost while the host writes", "wready.eq(busy & ~host.write)", "wready.eq(busy)"),
+    ("a beat is read where the host reads", "(buffer.w_level < BUFFER - 1) & ~host.en",
+     "(buffer.w_level < BUFFER - 1)"),
+    ("what leaves the memory is written at its beginning", "Mux(beat & legal, write.wstrb, 0)",
+     "Mux(beat, write.wstrb, 0)"),
+    ("all bytes of a beat are written", "Mux(beat & legal, write.wstrb, 0)", "Mux(beat & legal, ~0, 0)"),
+    ("what leaves the memory is read without an error", "asked_bad.eq(~inside(address))", "asked_bad.eq(0)"),
+    ("the host's word is the beat's first", "lane.eq(host.address[:lane_bits])", "lane.eq(0)"),
+])
+def test_a_fault_of_the_memory_is_seen(what, old, new):
+    _, faulty = mutated(Mutant(what, "", "memory", old, new), "boards")
+    with pytest.raises(AssertionError):
+        run_memory_bench(faulty.AxiMemory, 1)
 
 
 class Link(wiring.Component):
@@ -331,6 +372,11 @@ def test_a_repeated_write_is_not_done_again(link):
     write(bytes(again))
     port.wait(300)
     assert int.from_bytes(bridge.registers.read(Register.TIME_STEP, 4), "little") == 9
+
+
+def test_the_self_test_passes_in_cocotb():
+    """The driver in a thread, cocotbext-uart on the pins, a small accelerator behind; the lights are looked at."""
+    next(bench for bench in BENCHES if bench.name == "board-2x2").run(1, build_dir=BUILD).require()
 
 
 @pytest.mark.soak

@@ -34,7 +34,8 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in the module hw.`module`, the text `old`, which occurs once, reads `new`; `bench` must fail."""
+    """A fault: in the module `module`, of the package hw unless said otherwise, the text `old`, which occurs once,
+    reads `new`; `bench` must fail."""
 
     what: str
     bench: str
@@ -61,27 +62,33 @@ MUTANTS = [
     Mutant("a vector begins with the last one's sum", "dense-4x4", "pe_row", "Mux(control.first, 0, local)", "local"),
     Mutant("a scale loses its exponent", "dense-4x4", "pe_row", "scaled << control.shift_by[unit]", "scaled"),
 
-    Mutant("a tile's end is lost on the held window", "sparse-4x4", "sparse",
-           "held.tile_last.eq(held.tile_last | window.tile_last & open_tile)", "held.tile_last.eq(held.tile_last)"),
-    Mutant("a vector's end is lost on the held window", "sparse-4x4", "sparse",
-           "held.last.eq(held.last | window.last & open_tile)", "held.last.eq(held.last)"),
-    Mutant("a k-tile's end is lost on the held window", "sparse-4x4", "sparse",
-           "held.ktile_last.eq(held.ktile_last | window.ktile_last & open_tile)",
-           "held.ktile_last.eq(held.ktile_last)"),
-    Mutant("a tile of zeros is left out", "sparse-4x4", "sparse",
-           "(nonzero | window.tile_last & ~open_tile)", "nonzero"),
-    Mutant("windows without nonzeros are kept", "sparse-4x4", "sparse",
-           "nonzero = window.nibbles.as_value().any()", "nonzero = window.nibbles.as_value().any() | 1"),
+    Mutant("a vector's end is lost on the held window", "sparse-4x4", "row_queue",
+           "| window.ends.as_value()", "| window.ends.as_value() & 0b110"),
+    Mutant("a tile's end is lost on the held window", "sparse-4x4", "row_queue",
+           "| window.ends.as_value()", "| window.ends.as_value() & 0b101"),
+    Mutant("a k-tile's end is lost on the held window", "sparse-4x4", "row_queue",
+           "| window.ends.as_value()", "| window.ends.as_value() & 0b011"),
+    Mutant("a tile of zeros is left out", "sparse-4x4", "row_queue",
+           "(nonzero | window.ends.tile_last & ~open_tile)", "nonzero"),
+    Mutant("windows without nonzeros are kept", "sparse-4x4", "row_queue",
+           "nonzero = window.taps.any()", "nonzero = window.taps.any() | 1"),
     Mutant("a nibble of 8 counts as zero", "sparse-4x4", "sparse",
-           "Cat(nibble.any() for nibble in head.nibbles)", "Cat(nibble[:3].any() for nibble in head.nibbles)"),
-    Mutant("a full FIFO is written", "sparse-4x4", "sparse", "self.ready.eq(queue.w_rdy)", "self.ready.eq(1)"),
-    Mutant("pixels are read where rows were", "sparse-4x4", "sparse", "dealt(accs, skew, pixel)", "accs[pixel]"),
-    Mutant("the skew follows the wrong tile", "sparse-8x4", "sparse", "skew.eq(read)", "skew.eq(broadcast)"),
+           "lines[line][pixel + tap].any()", "lines[line][pixel + tap][:3].any()"),
+    Mutant("a full FIFO is written", "sparse-4x4", "row_queue", "self.ready.eq(~full)", "self.ready.eq(1)"),
+    Mutant("the queue's last window is read before it is noted", "sparse-8x4", "row_queue",
+           "Mux(more, note_read.data.as_value(), held.as_value())", "note_read.data.as_value()"),
+    Mutant("a window is overwritten while it waits", "sparse-8x4", "row_queue",
+           "1 << (depth - 1).bit_length()", "1 << (depth - 1).bit_length() - 1"),
+    Mutant("lines lie two nibbles too near", "sparse-8x4", "align", "4 * (line << bit)", "4 * (line << bit >> 1)"),
+    Mutant("pixels are read where rows were", "sparse-4x4", "sparse",
+           "self.tiles.acc[pixel].eq(by_pixel[pixel])", "self.tiles.acc[pixel].eq(accs[pixel])"),
+    Mutant("the skew follows the wrong tile", "sparse-8x4", "sparse", "undeal.eq(masks[read])",
+           "undeal.eq(masks[broadcast])"),
     Mutant("passes are not shifted", "sparse-4x4", "row_control",
            "(drain.step.exponent << 2 if config.sparse else 0)", "0"),
     Mutant("weights are taken as signed", "sparse-4x4", "sparse", "word[3] & w_signed", "word[3]"),
     Mutant("a row's weights come from one half", "sparse-4x4", "sparse",
-           "Mux(window.half, config.tap_words, 0)", "0"),
+           "weights.half.eq(content.half)", "weights.half.eq(0)"),
     Mutant("a half is freed by its fastest row", "sparse-8x4", "sparse",
            "release.eq(Cat(finished).all())", "release.eq(Cat(finished).any())"),
 
@@ -109,12 +116,13 @@ MUTANTS = [
            "last_segment & (part == last_part)", "last_segment"),
     Mutant("channels of even lines have no end", "ppu-4x4", "ppu", " | to_depth & (behind == layer.width)", ""),
 
-    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "m.d.sync += ended.eq(self.layer_end)",
-           "late = Signal(5); m.d.sync += [late.eq(Mux(self.layer_end, 31, late - (late != 0))), ended.eq(late == 1)]"),
-    Mutant("the odd bin of a pair is taken whatever it holds", "detector-4x4", "detector",
-           "even_fits & (both_sparse < even_dense)", "even_fits"),
+    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "ended = Signal(4) ", "ended = Signal(34) "),
+    Mutant("a bin is taken whatever it holds", "detector-4x4", "detector",
+           "(of_bin.nonzeros < gap)", "(gap > 0)"),
+    Mutant("neighbours in the histogram forget each other", "detector-4x4", "detector",
+           "Mux(again, sum_before, of_bin)", "of_bin"),
     Mutant("a k-tile's counts go to the channels of the first one", "detector-4x4", "detector",
-           "channel.eq(ktile_first + ", "channel.eq("),
+           "channel_now.eq(ktile_first + ", "channel_now.eq("),
     Mutant("a column goes on counting in the next k-tile", "detector-4x4", "detector",
            " | (self.count.final << place)", ""),
 
@@ -128,12 +136,12 @@ MUTANTS = [
     Mutant("a read port is granted to two users", "engine-3x5", "fetcher", "free = free & ~user.en", "free = free"),
     Mutant("labels are read before they are made", "engine-4x4", "engine", "scheduler.go.eq(~unlabelled)",
            "scheduler.go.eq(1)"),
-    Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "self.label.sparse | ~item.dense_ok",
-           "self.label.sparse"),
+    Mutant("an 8-bit layer goes to a dense array", "engine-4x4", "scheduler", "label.sparse | ~item.dense_ok",
+           "label.sparse"),
     Mutant("work is counted in entries", "scheduler-2-3", "scheduler", "Mux(anywhere, 1, cost)", "1"),
     Mutant("an even layer follows its labels", "scheduler-2-3", "scheduler",
            "Mux(anywhere, least(range(config.arrays)), ", "Mux(0, least(range(config.arrays)), "),
-    Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~self.label.dead &", "chosen &"),
+    Mutant("dead channels are added", "engine-4x4", "scheduler", "chosen & ~label.dead &", "chosen &"),
     Mutant("a vector runs on where it continues elsewhere", "engine-4x4", "scheduler",
            "m.d.sync += waiting.last.eq(1)", "m.d.sync += waiting.last.eq(waiting.last)"),
     Mutant("the latest entry is forgotten", "engine-4x4", "scheduler", "waits & (taken | flush)", "waits & taken"),
@@ -143,12 +151,13 @@ MUTANTS = [
 ]
 
 
-def mutated(mutant: Mutant) -> tuple[ModuleType, ModuleType]:
+def mutated(mutant: Mutant, package: str = "hw") -> tuple[ModuleType, ModuleType]:
     """The original module, and one made of its text with the fault."""
-    original = import_module(f"hw.{mutant.module}")
+    original = import_module(f"{package}.{mutant.module}")
     assert original.__file__ is not None
     text = Path(original.__file__).read_text()
-    assert text.count(mutant.old) == 1, f"hw/{mutant.module}.py has {text.count(mutant.old)} x {mutant.old!r}, not one"
+    found = text.count(mutant.old)
+    assert found == 1, f"{package}/{mutant.module}.py has {found} x {mutant.old!r}, not one"
     faulty = ModuleType(original.__name__)
     faulty.__package__ = original.__package__
     faulty.__file__ = original.__file__

@@ -68,15 +68,23 @@ def test_a_block_becomes_a_bitstream(tmp_path, capsys):
     assert main(["--pnr", "--preset", "tiny", "--block", "weight_halves", "--device", "25", "--seeds", "2",
                  "--build", str(tmp_path)]) == 0
     lines = capsys.readouterr().out
-    found = re.search(r"halves on an ECP5-25F, speed grade 6: (\S+) MHz \(seeds: 1: (\S+), 2: (\S+)\)", lines)
+    found = re.search(r"on an ECP5-25F, speed grade 6: (\S+) MHz \(seeds: 1: (\S+), 2: (\S+); best is (\d)\)", lines)
     assert found is not None, lines
-    assert float(found[1]) == max(float(found[2]), float(found[3])) > 100
+    assert float(found[1]) == float(found[1 + int(found[4])]) == max(float(found[2]), float(found[3])) > 100
     assert re.search(r"routing +dut\.\S+ +hw/weights\.py:\d+", lines), lines
-    (written,) = tmp_path.glob("*.json")
+    (written,) = tmp_path.glob("*-6.json")
     figures = json.loads(written.read_text())
     assert figures["utilisation"]["TRELLIS_FF"][0] == 5 + sum(figures["harness"].values()) + 3
     bitstream = tmp_path / figures["bitstream"]
     assert b"LFE5U-25F" in bitstream.read_bytes()[:200]
+
+    # Again, with one seed more: only that one is tried.
+    logs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.log")}
+    assert len(logs) == 3
+    placed = pnr.place_and_route("weight_halves", TINY, tmp_path, device="25", seeds=[2, 1, 3])
+    assert [round(run.fmax, 2) for run in placed.runs[:2]] == [figures["fmax"]["2"], figures["fmax"]["1"]]
+    assert {path for path in tmp_path.glob("*.log") if logs.get(path) != path.stat().st_mtime_ns} == {
+        tmp_path / f"{bitstream.stem}-3.log"}
 
 
 def test_wrong_input_and_missing_tools(capsys, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Synthesis: cells are counted per module and in all, memories become what they should, wrong input is refused."""
 
+import gzip
 import json
 from dataclasses import replace
 
@@ -98,7 +99,7 @@ LIBRARY = """library (toy) {
 def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     library = tmp_path / "toy.lib"
     library.write_text(LIBRARY)
-    area = measure("sparse", replace(TINY, rows=2), target("liberty", library), tmp_path / "area")
+    area = measure("sparse", replace(TINY, rows=2), target("liberty", [library]), tmp_path / "area")
     counts = area.target.count(area.cells)
     prices = {"BUF": 1.5, "INV": 1, "NAND2": 2, "DFF": 8}
     assert set(area.cells) <= {*prices, "$mem_v2"}
@@ -117,6 +118,14 @@ def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     assert lines[2].split()[0] == "sqdm_sparse" and lines[2].split()[-1] == f"{area.size / 8:.1f}"
     assert any(line.startswith("  2 x row ") for line in lines)
     assert not list((tmp_path / "area").glob("*.lib"))      # the library is not ours to keep
+
+    # The same in two files, one of them compressed.
+    cells, flip_flop = LIBRARY.split('  cell ("DFF")')
+    parts = [tmp_path / "cells.lib.gz", tmp_path / "flip_flop.lib"]
+    parts[0].write_bytes(gzip.compress((cells + "}\n").encode()))
+    parts[1].write_text(f'library (toy2) {{\n  cell ("DFF"){flip_flop}')
+    assert measure("weight_halves", TINY, target("liberty", parts), tmp_path / "parts").cells == measure(
+        "weight_halves", TINY, target("liberty", [library]), tmp_path / "whole").cells
     written = json.loads(next((tmp_path / "area").glob("*.json")).read_text())
     assert written["library"] == "toy.lib" and written["hierarchy"][0]["area"] == pytest.approx(area.size)
 
@@ -128,7 +137,7 @@ def test_a_library_must_be_one(tmp_path, capsys):
     assert main(["--target", "liberty", "--liberty", str(path)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].endswith("it cannot be read (No such file or directory)")
-    assert errors[1].endswith("it must be Liberty, not compressed, with a flip-flop")
+    assert errors[1].endswith("it must be Liberty, as text or compressed by gzip, with a flip-flop")
 
 
 VERILOG = """
@@ -200,6 +209,24 @@ def test_equal_area_divides_speed_by_area():
     assert [line.split()[-2] for line in lines[2:]] == ["1.00", "2.00", "1.67"]
     assert [str(mix) for mix in (Mix(1, 2), Mix(0, 3), Mix(2, 0, 1))] == [
         "1 dense, 3 taps + 2 sparse", "3 sparse", "2 dense, 1 taps"]
+
+
+def test_equal_area_reads_the_table(tmp_path, capsys):
+    path = tmp_path / "table.json"
+    items = [{"preset": preset, "target": "liberty", "block": block, "area": area, "counts": {"memories": 3}}
+             for preset in ("tiny", "default")
+             for block, area in (("dense", 100.0), ("sparse", 50.0), ("fp16", 800.0 if preset == "default" else 1.0))]
+    path.write_text(json.dumps({"areas": items}))
+    areas = equal_area.read_areas(path, "liberty")
+    assert areas == {"dense 3": ArrayArea(100, 0), "sparse": ArrayArea(50, 0), "fp16": ArrayArea(800, 0)}
+    lines = "\n".join(table({Mix(1, 0): 1000, Mix(0, 1): 500}, areas)).splitlines()
+    assert lines[0].split()[-1] == "FP16" and [line.split()[-1] for line in lines[2:]] == ["8.00", "32.00"]
+
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it has no dense and no sparse of default for ecp5: run `python -m synth.table" in capsys.readouterr().err
+    path.write_text("[]")
+    assert equal_area.main(["--table", str(path)]) == 2
+    assert "it is not what synth.table writes" in capsys.readouterr().err
 
 
 def test_equal_area_needs_the_traces(capsys, tmp_path):
