@@ -64,7 +64,7 @@ def test_a_row_is_synthesised_and_its_accumulators_are_distributed_ram(tmp_path)
     area = measure("pe_row", TINY, TARGETS["ecp5"], tmp_path / "area")
     counts = TARGETS["ecp5"].count(area.cells)
     assert set(area.memories.values()) == {"TRELLIS_DPR16X4"}
-    assert counts["DPR16X4"] == 2 * TINY.acc_bits // 4      # two read ports
+    assert counts["DPR16X4"] == TINY.acc_bits // 4
     assert counts["DP16KD"] == 0
     # Product sum, local sum and hold register of each lane; whatever follows comes on top.
     assert counts["FF"] > TINY.cols * (5 + 4 + 2 + 2 * TINY.psum_bits)
