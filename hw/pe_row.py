@@ -236,11 +236,13 @@ class PERow(wiring.Component):
                 taken.eq(chosen if shared is None else chosen + shared),
                 ones.eq(Mux(mantissa[1], Mux(mantissa[0], ~taken, taken << 1), Mux(mantissa[0], taken, 0))),
                 fours.eq(Mux(three, Mux(mantissa[2], taken << 1, taken), Mux(mantissa[2], taken, 0))),
-                eights.eq(Mux(mantissa[n], taken, 0)),
+                eights.eq(taken),
                 carry.eq(three),
                 scaled.eq(Cat(few[:n], few[n:].as_signed() + eights)),
                 value.eq(scaled << control.shift_by[unit]),
             ]
+        with m.If(~mantissa[n]):    # the flip-flops' own reset
+            m.d.sync += eights.eq(0)
         m.d.comb += few.eq(ones + (fours << 2) + carry)
 
         # The accumulators of the tile that fills go round: the lanes take turns, always in order.
