@@ -101,7 +101,7 @@ LIBRARY = """library (toy) {
 def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     library = tmp_path / "toy.lib"
     library.write_text(LIBRARY)
-    area = measure("sparse", replace(TINY, rows=2), target("liberty", [library]), tmp_path / "area")
+    area = measure("sparse", TINY, target("liberty", [library]), tmp_path / "area")
     counts = area.target.count(area.cells)
     prices = {"BUF": 1.5, "INV": 1, "NAND2": 2, "DFF": 8}
     assert set(area.cells) <= {*prices, "$mem_v2"}
@@ -111,17 +111,17 @@ def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
     (verilog,) = (tmp_path / "area").glob("*.v")
     depths = [int(last) + 1 for last in re.findall(r"^  reg \[.*\] .* \[(\d+):0\];", verilog.read_text(), re.MULTILINE)]
     deep = sum(depth >= MACRO_DEPTH for depth in depths)
-    assert counts["memories"] == 2 * deep and 0 < deep < len(depths)     # all are in a row; not its accumulators
+    assert counts["memories"] == TINY.rows * deep and 0 < deep < len(depths)     # all are in a row; not its accumulators
     levels = {level.name: level for level in area.hierarchy()}
     assert levels["sqdm_sparse"].size == pytest.approx(area.size)
     row = levels["sqdm_sparse_row"]
-    assert (row.depth, row.instances) == (1, 2) and row.cells["DFF"] % 2 == 0
+    assert (row.depth, row.instances) == (1, TINY.rows) and row.cells["DFF"] % TINY.rows == 0
     inner = sum(level.size for level in levels.values() if level.depth == 2)
     assert area.size > row.size > inner > 0.95 * row.size
     lines = "\n".join(report(area, hierarchy=True)).splitlines()
     assert lines[0].split()[-4:] == ["area", "%", "per", "MAC"]
-    assert lines[2].split()[0] == "sqdm_sparse" and lines[2].split()[-1] == f"{area.size / 8:.1f}"
-    assert any(line.startswith("  2 x row ") for line in lines)
+    assert lines[2].split()[0] == "sqdm_sparse" and lines[2].split()[-1] == f"{area.size / 16:.1f}"
+    assert any(line.startswith("  4 x row ") for line in lines)
     assert not list((tmp_path / "area").glob("*.lib"))      # the library is not ours to keep
 
     # The same in two files, one of them compressed.
