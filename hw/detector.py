@@ -290,6 +290,8 @@ class SparsityDetector(wiring.Component):
 
         ended = Signal(4)       # the last count is in the histogram
         m.d.sync += ended.eq(Cat(self.layer_end, ended))
+        with m.If(self.start):      # what comes still is the end of a layer that was not labelled
+            m.d.sync += ended.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)

@@ -14,7 +14,7 @@ from .words import from_words
 
 __all__ = ["lists_of_every_run", "reset_forgets_a_run"]
 
-OVERHEAD = 4    # cycles from the start, or from `go`, to `complete`, over one per entry
+OVERHEAD = 6    # cycles from the start, or from `go`, to `complete`, over one per entry
 
 
 class SchedulerBench:

@@ -90,7 +90,7 @@ MUTANTS = [
            "undeal.eq(masks[broadcast])"),
     Mutant("passes are not shifted", "sparse-4x4", "row_control",
            "(drain.step.exponent << 2 if self.sparse else 0)", "0"),
-    Mutant("weights are taken as signed", "sparse-4x4", "pe_row", "Mux(self.w_signed, 0, twice << 2)", "0"),
+    Mutant("weights are taken as signed", "sparse-4x4", "pe_row", "Mux(self.w_signed, 0, twice << 2)", "Mux(1, 0, twice << 2)"),
     Mutant("a row's weights come from one half", "sparse-4x4", "sparse",
            "weights.half.eq(plan.half)", "weights.half.eq(0)"),
     Mutant("a half is freed by its fastest row", "sparse-8x4", "sparse",
