@@ -410,7 +410,7 @@ PRESETS: dict[str, Config] = {
     "tiny": replace(_DEFAULT, name="tiny", rows=4, cols=4, act_nibbles=1 << 13, weight_depth=128, scale_depth=32,
                     param_depth=64, table_depth=64,
                     list_depth=64, label_depth=128, label_slots=4, samples=8, dim_bits=6, window_width=6),
-    # For an ECP5-85F. Its memories fit; its logic does not yet, see "What it costs" in the README.
+    # For an ECP5-85F. It fits by its counts; it has not been placed yet, see "What it costs" in the README.
     "ecp5": replace(_DEFAULT, name="ecp5", rows=8, cols=16, act_nibbles=1 << 16,
                     weight_depth=256),
     # For the EDM networks of the paper: 32x32 maps, up to 512 channels in.
