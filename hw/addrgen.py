@@ -114,8 +114,8 @@ class AddressGenerator(wiring.Component):
         back = Signal(range(2 << config.dim_bits))      # from there to its neighbour on the left, a line up
         m.d.comb += [first.eq(next_e0), back.eq(layer.width + 1)]
         patterns = upsample_patterns(config)
-        number = range(max(2, len(patterns) + 1))
-        next_pattern, pattern = Signal(number), Signal(number)
+        next_pattern = Signal(range(max(2, len(patterns) + 1)))
+        pattern = Signal.like(next_pattern)
         if patterns:
             with m.If(layer.upsampled), m.Switch(layer.width):
                 for width in config.upsampled_widths:
