@@ -110,12 +110,11 @@ class Program:
             "error": error, "mask": mask})
         self.steps.append(constant.as_value().value)
 
-    def on(self, do: Do, item: Field, mask: int = ALL, **rest: object) -> None:
+    def on(self, do: Do, item: Field, mask: int = ALL, *, when: When = When.ALWAYS, shift: int = 0, also: bool = False,
+           error: int = NO_ERROR) -> None:
         """Append a step whose operand is a field, where it lies in its word, or shifted to the right by `shift`."""
-        shift = rest.get("shift", 0)
-        assert isinstance(shift, int)
         bits = (1 << item.bits) - 1 << item.lsb >> shift
-        self.add(do, bits & mask, source=Source.WORD, word=item.word, **rest)  # type: ignore[arg-type]
+        self.add(do, bits & mask, source=Source.WORD, when=when, word=item.word, shift=shift, also=also, error=error)
 
     def unused(self, words: Iterator[int] | range, fields: tuple[Field, ...]) -> None:
         """Append the steps that find bits that are set in no field, or that make a field no multiple of 16."""
