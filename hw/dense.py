@@ -2,11 +2,11 @@
 
 All rows share one weight word, every row has its own three neighbours, and one row control serves all.
 
-    cycle   0 accept            1 line aligned          2 masked, sign extended   3 sum ...
-              weight word read    tap selected            products
+    cycle   0 accept            1 line aligned         2 masked            3 partial products ...
+              weight word read    sign extended          weights
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,7 +14,7 @@ from .config import LINE_TAPS, Config
 from .interfaces import window_layout
 from .pe_row import PERow
 from .row_control import RowControl
-from .weights import LineWeights, ScaleMemory, WeightHalves, commits, weight_load_signature
+from .weights import LineWeights, ScaleMemory, WeightHalves, commits, inverted, weight_load_signature
 
 __all__ = ["DenseArray", "array_signature", "tiles_signature"]
 
@@ -102,8 +102,9 @@ class DenseArray(wiring.Component):
         m.submodules.weights = weights = LineWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
         m.submodules.control = control = RowControl(config)
+        load = inverted(m, self.load)
         for memory in (weights, scales):
-            m.d.comb += [memory.load.beat.eq(self.load), memory.load.en.eq(self.load_en),
+            m.d.comb += [memory.load.beat.eq(load), memory.load.en.eq(self.load_en),
                          memory.load.half.eq(halves.half)]
         m.d.comb += [
             halves.commit.eq(self.load_en & commits(self.load)),
@@ -114,7 +115,7 @@ class DenseArray(wiring.Component):
             scales.en.eq(control.scale_en),
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
-            control.codes.eq(scales.codes),
+            control.code_zeros.eq(scales.codes),
         ]
 
         # Cycle 0: the next line (or tap) of the window that is used.
@@ -150,29 +151,31 @@ class DenseArray(wiring.Component):
         with m.If(self.busy):
             m.d.sync += taps_done.eq(Mux(window_end, 0, taps_done | step))
 
-        # The line's nibbles and masks, ready in cycle 1; masked and sign extended there.
+        # The line's nibbles, and where they are not to be multiplied, ready in cycle 1.
         start = Signal(range(2 * config.window_width + 1))
         m.d.comb += start.eq(Mux(line[1], self.pitch << 1, Mux(line[0], self.pitch, 0)))
         nibbles = Signal(data.ArrayLayout(4, rows + 2), reset_less=True)
-        inside = Signal(data.ArrayLayout(rows, LINE_TAPS), reset_less=True)
+        outside = Signal(data.ArrayLayout(rows, LINE_TAPS), reset_less=True)
         a_signed = Signal(reset_less=True)
         row_mask = window.mask.lines[line]
         m.d.sync += [
             nibbles.eq(window.nibbles.as_value() >> Cat(Const(0, 2), start)),
-            inside[0].eq(row_mask & window.mask.left & select[0].replicate(rows)),
-            inside[1].eq(row_mask & select[1].replicate(rows)),
-            inside[2].eq(row_mask & window.mask.right & select[2].replicate(rows)),
             weights.select.eq(select),
             a_signed.eq(window.a_signed),
         ]
+        for tap, beside in enumerate((window.mask.left, Const(-1, rows), window.mask.right)):
+            m.d.sync += outside[tap].eq(~(row_mask & beside & (self.busy & select[tap]).replicate(rows)))
         for row in range(rows):
             m.submodules[f"row{row}"] = pe_row = PERow(config)
-            masked = [nibbles[row + tap] & inside[tap][row].replicate(4) for tap in range(LINE_TAPS)]
-            if taps == 1:   # only one of the three is not masked
-                masked = [masked[0] | masked[1] | masked[2]]
-            m.d.comb += [pe_row.a[tap].eq(Cat(nibble, nibble[3] & a_signed)) for tap, nibble in enumerate(masked)]
+            values: list[Value] = [nibbles[row + tap] for tap in range(LINE_TAPS)]
+            clears = Cat(outside[tap][row] for tap in range(LINE_TAPS))
+            if taps == 1:
+                values = [Mux(weights.select[0], values[0], Mux(weights.select[1], values[1], values[2]))]
+                clears = clears.all()
+            m.d.comb += [pe_row.a[tap].eq(Cat(value, value[3] & a_signed)) for tap, value in enumerate(values)]
+            m.d.comb += pe_row.clear_a.eq(clears)
             m.d.comb += [
-                pe_row.w.as_value().eq(weights.weights.as_value()),
+                pe_row.w_zeros.as_value().eq(weights.weights.as_value()),
                 pe_row.control.eq(control.control),
                 self.tiles.acc[row].eq(pe_row.acc),
             ]

@@ -1,105 +1,129 @@
 """PE row: the building block of both arrays. One row is one output pixel, its lanes are the output channels.
 
-    product stage      dot[k]   <= sum over taps of a[tap] * w[tap][k]
-    sum stage          local[k] <= local[k] + dot[k];  at a vector's end the sum moves to hold[k] and local[k] to 0
-    drain              each scale unit takes its `lanes_per_scale` lanes of hold[] in turn, one per cycle
-    scale unit         value <= (hold * mantissa) << shift            four cycles
-    accumulator        ring[k] <= ring[k] + value, to acc[bank][k]    one cycle
+    partial products   part[b] <= a, or 0 where bit b of the weight is 0
+    product stage      dot     <= sum over taps of part[0] + 2 part[1] + 4 part[2] + 8 part[3]
+    sum stage          local   <= local + dot; where that ends a vector, 0, and the sum goes to `out`
+    mantissa           share[b] <= the unit's sum, or 0 where bit b of the mantissa is 0
+    shift              fine[n]  <= sum of the shares, where it is to be shifted by n = 0..3, else 0
+                       coarse[n] <= the one of fine[] that is not 0, shifted; where 4 n more bits are to come, else 0
+    accumulator        ring     <= ring + the one of coarse[] that is not 0, to acc[bank]
 
-A vector's sum leaves `hold` while the next vector adds up in `local`; a tile's accumulators are read from one bank
-of `acc` while the next tile fills the other. All control comes from outside: the dense array drives all rows with one
-set.
+What is chosen by a bit is a flip-flop with its own reset, and what is chosen from many is the one that is not 0: so
+there are adders and ORs in a row, and hardly a multiplexer.
 
-A product is the sum of two multiples of the activation a, each chosen by two bits of the weight as they are:
+The lanes of a scale unit work one cycle after the other, so that their sums reach it one by one, and nothing has to
+hold them. With four lanes to a unit, and a vector whose last step reaches lane 0 in cycle 0:
 
-    bits 1, 0     00    01    10    11          bits 3, 2     10    11    00    01
-    low         -2 a   - a     0     a          high        -6 a  -2 a   2 a   6 a
+    cycle      0        1        2        3        4        5        6        7        8        9
+    lane 0     part     dot      local    share    fine     coarse   ring
+    lane 1              part     dot      local    share    fine     coarse   ring
+    lane 2                       part     dot      local    share    fine     coarse   ring
+    lane 3                                part     dot      local    share    fine     coarse   ring
 
--8 = -2 - 6 up to 7 = 1 + 6: every weight is one of the sixteen pairs. The row makes 3 a and -a once, for all lanes;
-then a bit of a multiple is a function of two data bits and two weight bits, one LUT of four inputs: of -a for the low
-multiple, of a and 3 a for the high one. With bit 1, and bit 3, it is the complement of what is to be negated, and the
-missing 1 goes into an adder as carry: bit 3 into the product's own, bit 1 into the one after that.
+A tile's accumulators are read from one bank of `acc` while the next tile fills the other. All control comes from
+outside: the dense array drives all rows with one set.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
+from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
 
-__all__ = ["PERow", "control_layout", "shift_bits"]
+__all__ = ["FINE", "PERow", "coarse_shifts", "control_layout", "staggered"]
 
-A_BITS = 5          # of an activation, a nibble signed or not
-PRODUCT_BITS = 8    # of its product with a signed nibble
+A_BITS = 5      # of an activation, a nibble signed or not
+W_BITS = 4
+FINE = 4        # the shift's lowest two bits are the fine ones
 
 
-def shift_bits(config: Config, *, sparse: bool) -> int:
-    """Width of a scale unit's shift: that of the scale code, and of the pass where there are several."""
-    return max(1, (config.scale_shift_max + (2 * 4 if sparse else 0)).bit_length())
+def coarse_shifts(config: Config, *, sparse: bool) -> int:
+    """How many multiples of FINE a scale unit shifts by: the scale code's, and the pass's where there are several."""
+    return (config.scale_shift_max + (2 * 4 if sparse else 0)) // FINE + 1
+
+
+def staggered(m: Module, config: Config, word: Value, name: str) -> list[Value]:
+    """Return the parts of a word, one for each lane, each as late as its lane is."""
+    bits = len(word) // config.cols
+    lanes = []
+    for lane in range(config.cols):
+        part = word.word_select(lane, bits)
+        for late in range(1, lane % config.lanes_per_scale + 1):
+            later = Signal(bits, name=f"{name}{lane}_{late}", reset_less=True)
+            m.d.sync += later.eq(part)
+            part = later
+        lanes.append(part)
+    return lanes
 
 
 def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
     """What a row does in this cycle.
 
+    What is called clear is for registers that are 0 in the next cycle; all others take what comes.
+
     Members
     -------
-    multiply : 1 bit
-        The operands are valid: form the products.
-    add : 1 bit
-        Add the products formed in the last cycle.
-    hold : 1 bit
-        With `add`: they end a vector; the sum moves on to be drained.
-    scale : 1 bit
-        A lane is in the scale units, or taken.
-    drain_lane : bits of lanes_per_scale
-        Lane that each scale unit takes.
-    mantissa : 4 bits x scale_units
-        Of the lane taken in the last cycle.
-    shift_by : `shift_bits` x scale_units
-        Of the lane taken three cycles ago.
+    clear_local, clear_out : lanes_per_scale bits
+        What such lanes add ends a vector, or does not: one is the inverse of the other.
+    clear_share : 4 bits x scale_units
+        Bits of the mantissa that are 0, for the lane whose sum has come.
+    clear_fine, clear_coarse : bits x scale_units
+        All but one bit are set: the shift of the lane whose sum came in the last cycle, and in the one before.
     overwrite : 1 bit
-        The lane taken three cycles ago is of the tile's first vector: its accumulator begins with 0.
+        The lane whose sum came two cycles ago is of the tile's first vector: its accumulator begins with 0.
     write : 1 bit
-        Add the value of the lane taken four cycles ago to its accumulator.
+        Add the value of the lane whose sum came three cycles ago to its accumulator.
     write_bank : 1 bit, write_lane : bits of lanes_per_scale
         Which one.
-    read_bank : 1 bit, read_lane : bits of cols
-        Accumulator to be read.
+    read_bank : 1 bit, read_lane : bits of lanes_per_scale, clear_acc : scale_units bits
+        Accumulator to be read, and the units that do not have it.
     """
     units = config.scale_units
     return data.StructLayout({
-        "multiply": 1,
-        "add": 1,
-        "hold": 1,
-        "scale": 1,
-        "drain_lane": range(config.lanes_per_scale),
-        "mantissa": data.ArrayLayout(config.scale_man_bits + 1, units),
-        "shift_by": data.ArrayLayout(shift_bits(config, sparse=sparse), units),
+        "clear_local": config.lanes_per_scale,
+        "clear_out": config.lanes_per_scale,
+        "clear_share": data.ArrayLayout(config.scale_man_bits + 1, units),
+        "clear_fine": data.ArrayLayout(min(FINE, config.scale_shift_max + 1), units),
+        "clear_coarse": data.ArrayLayout(coarse_shifts(config, sparse=sparse), units),
         "overwrite": 1,
         "write": 1,
         "write_bank": 1,
         "write_lane": range(config.lanes_per_scale),
         "read_bank": 1,
-        "read_lane": range(config.cols),
+        "read_lane": range(config.lanes_per_scale),
+        "clear_acc": units,
     })
 
 
-def _choose(values: Sequence[Value], number: Value) -> Value:
-    """Choose one of several values by its number.
+def _added(low: Value, high: Value, shift: int) -> Value:
+    """Return low + (high << shift), by an adder as wide as what overlaps."""
+    return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
 
-    A chain of LUTs of four inputs, with two values each. The link with the chosen value finds the last bit of the
-    number in what the links before it hand on.
-    """
-    bits = len(values[0])
-    chain: Value = Mux(number[0], Const(-1, bits), 0)
-    for link in range(0, len(values), 2):
-        even, odd = (values[min(place, len(values) - 1)].as_unsigned() for place in (link, link + 1))
-        chain = Mux(number[1:] == link >> 1, even ^ ((even ^ odd) & chain), chain)
-    return chain
+
+def _cleared(m: Module, name: str, value: Value, clear: Value) -> Signal:
+    """Return a register that takes a signed value, or 0: the flip-flops' own reset."""
+    register = Signal(signed(len(value)), name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    with m.If(clear):
+        m.d.sync += register.eq(0)
+    return register
+
+
+def _nonzero(values: Sequence[Value]) -> Value:
+    """Return the one of several signed values that is not 0."""
+    bits = max(len(value) for value in values)
+    return reduce(or_, (_extended(value, bits).as_unsigned() for value in values)).as_signed()
+
+
+def _extended(value: Value, bits: int) -> Value:
+    """Return the lowest bits of a signed value, or all and as many more as that takes."""
+    return Cat(value, value[-1].replicate(max(0, bits - len(value))))[:bits].as_signed()
 
 
 class PERow(wiring.Component):
@@ -114,11 +138,13 @@ class PERow(wiring.Component):
     Members
     -------
     a : In(signed 5 bits x taps)
-        Activations, the same for all lanes, a cycle before their weights.
-    w : In(4 bits x cols x taps)
-        Weights.
+        Activations, a cycle before their weights reach lane 0.
+    clear_a : In(1 x taps)
+        With `a`: there is nothing to multiply.
+    w_zeros : In(4 bits x cols x taps)
+        Bits of the weights, inverted; those of lane k come k modulo lanes_per_scale cycles late, see `staggered`.
     w_signed : In(1)
-        They are signed; those of a dense array always are.
+        They are signed; with `a`. Those of a dense array always are.
     control : In(control_layout)
     acc : Out(signed acc_bits)
         The accumulator asked for in the last cycle.
@@ -130,7 +156,8 @@ class PERow(wiring.Component):
         self.taps = 1 if sparse else config.dense_taps
         super().__init__({
             "a": In(data.ArrayLayout(signed(A_BITS), self.taps)),
-            "w": In(data.ArrayLayout(data.ArrayLayout(4, config.cols), self.taps)),
+            "clear_a": In(self.taps),
+            "w_zeros": In(data.ArrayLayout(data.ArrayLayout(W_BITS, config.cols), self.taps)),
             **({"w_signed": In(1)} if sparse else {}),
             "control": In(control_layout(config, sparse=sparse)),
             "acc": Out(signed(config.acc_bits)),
@@ -139,113 +166,78 @@ class PERow(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
-        multiples = [self._multiples(m, tap) for tap in range(self.taps)]
-        holds = []
+        activations = [self._activations(m, tap) for tap in range(self.taps)]
+        outs = []
         for lane in range(config.cols):
-            sums, carries = [], []
-            for tap in range(self.taps):
-                w = self.w[tap][lane]
-                product, carry = self._product(m, *multiples[tap], w, f"{lane}_{tap}")
-                sums.append(product)
-                carries.append(carry)
-            total = sums[0]
-            for tap in range(1, self.taps):
-                both = Signal(signed(PRODUCT_BITS + tap.bit_length()), name=f"sum{lane}_{tap}")
-                m.d.comb += both.eq(total + sums[tap] + carries[tap - 1])
-                total = both
-            holds.append(self._accumulate(m, total, carries[-1], str(lane)))
-        shared = None
-        if self.sparse:
-            # Unsigned weights, top bit turned over, are 8 less. What that takes from a sum is the same for all lanes.
-            twice = multiples[0][1][:PRODUCT_BITS].as_signed()
-            shared = self._accumulate(m, Mux(self.w_signed, 0, twice << 2), 0, "_shared")
-
-        reads = []
+            late = lane % config.lanes_per_scale
+            products = [self._product(m, *activations[tap][late], self.w_zeros[tap][lane], f"{lane}_{tap}")
+                        for tap in range(self.taps)]
+            outs.append(self._accumulate(m, products, lane))
+        accs = []
         for unit in range(config.scale_units):
-            waiting = holds[unit * config.lanes_per_scale:(unit + 1) * config.lanes_per_scale]
-            reads.append(self._scale_unit(m, unit, waiting, shared))
-        acc = Signal(signed(config.acc_bits), reset_less=True)
-        read_unit = Signal(range(max(2, config.scale_units)))
-        with m.Switch(self.control.read_lane):
-            for lane in range(config.cols):
-                with m.Case(lane):
-                    m.d.comb += read_unit.eq(lane // config.lanes_per_scale)
-        m.d.sync += acc.eq(_choose(reads, read_unit))
-        m.d.comb += self.acc.eq(acc)
+            value = self._scale(m, unit, outs[unit * config.lanes_per_scale:(unit + 1) * config.lanes_per_scale])
+            accs.append(self._accumulators(m, unit, value))
+        m.d.comb += self.acc.eq(_nonzero(accs))
         return m
 
-    def _multiples(self, m: Module, tap: int) -> tuple[Signal, Signal]:
-        """Make the low and the high multiples of a tap's activation, in the order of the weight bits that choose one.
+    def _activations(self, m: Module, tap: int) -> list[tuple[Value, Value]]:
+        """Return a tap's activation, and what a weight's top bit takes from the product, for each lane of a unit."""
+        a, clear = self.a[tap], self.clear_a[tap]
+        now = _cleared(m, f"a{tap}", a, clear)
+        late = [(now, _cleared(m, f"top{tap}", Mux(self.w_signed, a, -a)[:A_BITS], clear) if self.sparse else now)]
+        for lane in range(1, self.config.lanes_per_scale):
+            later = Signal(signed(A_BITS), name=f"a{tap}_{lane}", reset_less=True)
+            top = Signal(signed(A_BITS), name=f"top{tap}_{lane}", reset_less=True) if self.sparse else later
+            m.d.sync += later.eq(late[-1][0])
+            if self.sparse:
+                m.d.sync += top.eq(late[-1][1])
+            late.append((later, top))
+        return late
 
-        Four bytes each: to shift a word is also what a simulator does fastest.
+    def _product(self, m: Module, a: Value, top: Value, w_zeros: Value, name: str) -> Value:
+        """Multiply: an adder for two bits of the weight each, and one for both."""
+        part = [_cleared(m, f"part{name}_{bit}", top if bit == W_BITS - 1 else a, w_zeros[bit])
+                for bit in range(W_BITS)]
+        low, high = _added(part[0], part[1], 1), Cat(part[2][0], part[2][1:].as_signed() - part[3]).as_signed()
+        product = Signal(signed(9 if self.sparse else 8), name=f"product{name}")
+        m.d.comb += product.eq(_added(low, high, 2))
+        return product
+
+    def _accumulate(self, m: Module, products: Sequence[Value], lane: int) -> Signal:
+        """Add up a lane's vector; return a register that has its sum for one cycle, and is 0 in all others."""
+        config, control, late = self.config, self.control, lane % self.config.lanes_per_scale
+        # The sum of the first two and the third one, if there are so many.
+        sums = [products[0] + products[1], products[2]] if len(products) > 1 else products
+        pairs = [Signal(signed(len(value)), name=f"pair{lane}_{number}", reset_less=True)
+                 for number, value in enumerate(sums)]
+        total = sum(pairs[1:], pairs[0])
+        dot = Signal(signed(len(total)), name=f"dot{lane}", reset_less=True)
+        after = Signal(signed(config.psum_bits), name=f"after{lane}")
+        local = _cleared(m, f"local{lane}", after, control.clear_local[late])
+        m.d.sync += [pair.eq(value) for pair, value in zip(pairs, sums, strict=True)]
+        m.d.sync += dot.eq(total)
+        m.d.comb += after.eq(local + dot)
+        return _cleared(m, f"out{lane}", after, control.clear_out[late])
+
+    def _scale(self, m: Module, unit: int, outs: Sequence[Value]) -> Value:
+        """Scale the sums of some lanes."""
+        control, acc_bits = self.control, self.config.acc_bits
+        share = [_cleared(m, f"share{unit}_{bit}", _nonzero(outs), clear)
+                 for bit, clear in enumerate(control.clear_share[unit])]
+        scaled = _added(_added(share[0], share[1], 1), _added(share[2], share[3], 1), 2)[:len(share[0]) + len(share)]
+        fine = [_cleared(m, f"fine{unit}_{number}", scaled, clear)
+                for number, clear in enumerate(control.clear_fine[unit])]
+        shifted = _nonzero([value << number for number, value in enumerate(fine)])
+        coarse = [_cleared(m, f"coarse{unit}_{number}", _extended(shifted, acc_bits - FINE * number), clear)
+                  for number, clear in enumerate(control.clear_coarse[unit])]
+        return _nonzero([value << FINE * number for number, value in enumerate(coarse)])
+
+    def _accumulators(self, m: Module, unit: int, value: Value) -> Signal:
+        """Add up the values of some lanes; return the one that was asked for in the last cycle, or 0.
+
+        The accumulators of the tile that fills go round: the lanes take turns, always in order.
         """
-        a, minus, triple = (Signal(signed(PRODUCT_BITS - 1), name=f"{name}{tap}", reset_less=True)
-                            for name in ("a", "minus", "triple"))
-        low, high = (Signal(data.ArrayLayout(PRODUCT_BITS, 4), name=f"{name}{tap}") for name in ("low", "high"))
-        m.d.sync += [a.eq(self.a[tap]), minus.eq(-self.a[tap]), triple.eq(self.a[tap] + (self.a[tap] << 1))]
-        m.d.comb += [low[number].eq(value) for number, value in enumerate((minus << 1, minus, -1, ~minus))]
-        m.d.comb += [high[number].eq(value)
-                     for number, value in enumerate((a << 1, triple << 1, ~(triple << 1), ~(a << 1)))]
-        return low.as_value(), high.as_value()
-
-    def _product(self, m: Module, low: Value, high: Value, w: Value, name: str) -> tuple[Signal, Value]:
-        """Multiply; return the product less its carry, and the carry."""
-        product = Signal(signed(PRODUCT_BITS), name=f"product{name}")
-        flip = w[3] ^ ~self.w_signed if self.sparse else w[3]
-        m.d.comb += product.eq(low.word_select(w[:2], PRODUCT_BITS)
-                               + high.word_select(Cat(w[2], flip), PRODUCT_BITS) + flip)
-        return product, w[1]
-
-    def _accumulate(self, m: Module, total: Value, carry: Value | int, name: str) -> Signal:
-        """Add up a lane's vector; return its sum once it is held."""
         config, control = self.config, self.control
-        dot = Signal(signed(len(total)), name=f"dot{name}", reset_less=True)
-        dot_carry = Signal(name=f"dot_carry{name}", reset_less=True)
-        local = Signal(signed(config.psum_bits), name=f"local{name}")
-        hold = Signal(signed(config.psum_bits), name=f"hold{name}", reset_less=True)
-        after = Signal(signed(config.psum_bits), name=f"after{name}")
-        m.d.comb += after.eq(local + dot + dot_carry)
-        with m.If(control.multiply):
-            m.d.sync += [dot.eq(total), dot_carry.eq(carry)]
-        with m.If(control.hold):
-            m.d.sync += [hold.eq(after), local.eq(0)]
-        with m.Elif(control.add):
-            m.d.sync += local.eq(after)
-        return hold
-
-    def _scale_unit(self, m: Module, unit: int, waiting: Sequence[Value], shared: Value | None) -> Value:
-        """Scale and accumulate the sums of some lanes; return what the accumulators' read port shows.
-
-        The mantissa is 8 n + 4 m2 + (2 m1 + m0), or, where the last two are 3, 8 n + 4 (m2 + 1) - 1.
-        """
-        config, control = self.config, self.control
-        bits, n = config.psum_bits, config.scale_man_bits
-        taken = Signal(signed(bits), name=f"taken{unit}", reset_less=True)
-        ones = Signal(signed(bits + 1), name=f"ones{unit}", reset_less=True)
-        fours = Signal(signed(bits + 1), name=f"fours{unit}", reset_less=True)
-        eights = Signal(signed(bits), name=f"eights{unit}", reset_less=True)
-        carry = Signal(name=f"carry{unit}", reset_less=True)
-        few = Signal(signed(bits + n), name=f"few{unit}")
-        scaled = Signal(signed(bits + n + 1), name=f"scaled{unit}", reset_less=True)
-        value = Signal(signed(config.acc_bits), name=f"value{unit}", reset_less=True)
-        chosen = _choose(waiting, control.drain_lane).as_signed()
-        mantissa = control.mantissa[unit]
-        three = mantissa[:2].all()
-        with m.If(control.scale):
-            m.d.sync += [
-                taken.eq(chosen if shared is None else chosen + shared),
-                ones.eq(Mux(mantissa[1], Mux(mantissa[0], ~taken, taken << 1), Mux(mantissa[0], taken, 0))),
-                fours.eq(Mux(three, Mux(mantissa[2], taken << 1, taken), Mux(mantissa[2], taken, 0))),
-                eights.eq(taken),
-                carry.eq(three),
-                scaled.eq(Cat(few[:n], few[n:].as_signed() + eights)),
-                value.eq(scaled << control.shift_by[unit]),
-            ]
-        with m.If(~mantissa[n]):    # the flip-flops' own reset
-            m.d.sync += eights.eq(0)
-        m.d.comb += few.eq(ones + (fours << 2) + carry)
-
-        # The accumulators of the tile that fills go round: the lanes take turns, always in order.
         ring = [Signal(signed(config.acc_bits), name=f"ring{unit}_{place}", reset_less=True)
                 for place in range(config.lanes_per_scale)]
         new = Signal(signed(config.acc_bits), name=f"new{unit}")
@@ -258,15 +250,10 @@ class PERow(wiring.Component):
         memory = Memory(shape=signed(config.acc_bits), depth=2 * config.lanes_per_scale, init=[])
         m.submodules[f"acc{unit}"] = memory
         writer, reader = memory.write_port(), memory.read_port(domain="comb")
-        read_place = Signal(range(config.lanes_per_scale), name=f"read_place{unit}")
         m.d.comb += [
             writer.addr.eq(Cat(control.write_bank, control.write_lane)),
             writer.en.eq(control.write),
             writer.data.eq(new),
-            reader.addr.eq(Cat(control.read_bank, read_place)),
+            reader.addr.eq(Cat(control.read_bank, control.read_lane)),
         ]
-        with m.Switch(control.read_lane):
-            for lane in range(config.cols):
-                with m.Case(lane):
-                    m.d.comb += read_place.eq(lane % config.lanes_per_scale)
-        return reader.data
+        return _cleared(m, f"shown{unit}", reader.data, control.clear_acc[unit])

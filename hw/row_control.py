@@ -1,11 +1,13 @@
 """Row control: when a vector may end, and what the stages of a PE row do in each cycle after a step was accepted.
 
 From acceptance on nothing stalls; a vector whose sum could not be drained or whose tile has no free accumulator bank is
-not accepted in the first place. With lanes_per_scale = 2, a step that ends a vector, accepted in cycle 0:
+not accepted in the first place. With lanes_per_scale = 2, a step that ends a vector, accepted in cycle 0; what lane 1
+does is what lane 0 did a cycle before:
 
-    cycle   0       1         2         3             4           5           6          7          8          9
-            accept  operands  products  sum, to hold  lane 0      multiples   product    lane 0 <<  lane 0 +
-                                        codes read    codes read  lane 1      multiples  product    lane 1 <<  lane 1 +
+    cycle   0       1         2         3      4           5       6         7      8       9         10
+            accept  operands  partial   pairs  dot         lane 0  lane 0    lane 0 lane 0  lane 0    lane 1
+                              products         lane 0's    ends    mantissa  shift, shift,  is added  is added
+                                               codes read                    fine   coarse
 
 Vectors may therefore end every lanes_per_scale cycles. The dense array has one control for all rows, a sparse array
 one for each.
@@ -18,12 +20,12 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
-from .pe_row import control_layout, shift_bits
+from .pe_row import FINE, control_layout
 
-__all__ = ["OPERAND_CYCLES", "RowControl", "step_layout"]
+__all__ = ["RowControl", "step_layout"]
 
-OPERAND_CYCLES = 2  # from acceptance to the cycle in which the products are formed
-SCALE_CYCLES = 3    # from taking a lane to the cycle in which its scaled value is made
+CODE_CYCLES = 4     # from acceptance to the cycle in which lane 0's codes are read; in the next one its vector ends
+WRITE_CYCLES = 5    # from reading a lane's codes to the cycle in which it is added to its accumulator
 
 
 def step_layout(config: Config) -> data.StructLayout:
@@ -61,7 +63,7 @@ class RowControl(wiring.Component):
     wait_bank : Out(1)
         Both accumulator banks wait to be read: no first vector of a tile may end.
     scale_en, scale_half, scale_addr : Out
-    codes : In(scale_units bytes)
+    code_zeros : In(scale_units bytes)
         See `hw.weights.ScaleMemory`.
     control : Out(control_layout)
     complete : Out(1)
@@ -87,7 +89,7 @@ class RowControl(wiring.Component):
             "scale_en": Out(1),
             "scale_half": Out(1),
             "scale_addr": Out(config.scale_bits),
-            "codes": In(data.ArrayLayout(8, config.scale_units)),
+            "code_zeros": In(data.ArrayLayout(8, config.scale_units)),
             "control": Out(control_layout(config, sparse=sparse)),
             "complete": Out(1),
             "release": In(1),
@@ -114,56 +116,60 @@ class RowControl(wiring.Component):
             m.d.sync += gap.eq(gap - 1)
         m.d.sync += held.eq(held + (ends & fresh_tile) - self.release)
 
-        # The stages up to the sum.
-        layout = data.StructLayout({
-            "valid": 1, "tile_first": 1, "bank": 1, "step": step_layout(config),
-        })
-        stages = [Signal(layout, name=f"stage{cycle}") for cycle in range(OPERAND_CYCLES + 2)]
-        products, sums = stages[OPERAND_CYCLES], stages[OPERAND_CYCLES + 1]
+        # The stages up to the sum. What is on its way at a reset must not get into the first vector after it.
+        layout = data.StructLayout({"valid": 1, "ends": 1, "tile_first": 1, "bank": 1, "step": step_layout(config)})
+        stages = [Signal(layout, name=f"stage{cycle}", init={"ends": cycle > 0}) for cycle in range(CODE_CYCLES + 1)]
+        clear_local, clear_out = Signal(drain_cycles, init=-1), Signal(drain_cycles)
         m.d.comb += [
             stages[0].valid.eq(self.accept),
+            stages[0].ends.eq(ends),
             stages[0].tile_first.eq(fresh_tile),
             stages[0].bank.eq(bank),
             stages[0].step.eq(step),
+            control.clear_local.eq(clear_local),
+            control.clear_out.eq(clear_out),
         ]
         m.d.sync += [later.eq(stage) for stage, later in pairwise(stages)]
+        m.d.sync += [clear_local.eq(Cat(stages[-1].ends, clear_local)), clear_out.eq(Cat(~stages[-1].ends, clear_out))]
 
-        # Drain.
-        drain = Signal(layout)
+        # Drain, lane by lane.
+        start = stages[-1].valid & stages[-1].ends
+        drain, now = Signal(layout), Signal(layout)
         lane = Signal(range(drain_cycles))
-        last_lane = lane == drain_cycles - 1
-        hold = sums.valid & sums.step.last
-        with m.If(hold):
-            m.d.sync += [drain.eq(sums), lane.eq(0)]
-        with m.Elif(drain.valid):
-            m.d.sync += [lane.eq(lane + 1), drain.valid.eq(~last_lane)]
+        lane_now = Mux(start, 0, lane)
+        last_lane = ~start & (lane == drain_cycles - 1)
         m.d.comb += [
-            self.scale_en.eq(hold | drain.valid),
-            self.scale_half.eq(Mux(hold, sums.step.half, drain.step.half)),
-            self.scale_addr.eq(Mux(hold, sums.step.group << (config.scale_bits - config.group_bits),
-                                   Cat((lane + 1)[:config.scale_bits - config.group_bits], drain.step.group))),
-            self.ktile_done.eq(drain.valid & last_lane & drain.step.ktile_last),
+            now.eq(Mux(start, stages[-1], drain)),
+            self.scale_en.eq(now.valid),
+            self.scale_half.eq(now.step.half),
+            self.scale_addr.eq(Cat(lane_now, now.step.group)),
+            self.ktile_done.eq(now.valid & last_lane & now.step.ktile_last),
         ]
-        # Value m for exponent field 0, (8 + m) << (e - 1) otherwise; then the pass's exponent.
-        for unit in range(config.scale_units):
-            code = self.codes[unit][:config.code_bits]
-            mantissa, exponent = code[:config.scale_man_bits], code[config.scale_man_bits:]
-            shift = [Signal(shift_bits(config, sparse=self.sparse), name=f"shift{unit}_{cycle}") for cycle in range(3)]
-            m.d.sync += [
-                control.mantissa[unit].eq(Cat(mantissa, exponent.any())),
-                shift[0].eq(Mux(exponent.any(), exponent - 1, 0) + (drain.step.exponent << 2 if self.sparse else 0)),
-            ]
-            m.d.sync += [later.eq(value) for value, later in pairwise(shift)]
-            m.d.comb += control.shift_by[unit].eq(shift[-1])
+        m.d.sync += [drain.eq(now), lane.eq(lane_now + 1), drain.valid.eq(now.valid & ~last_lane)]
 
-        # A lane is scaled SCALE_CYCLES after it was taken, and added to its accumulator in the cycle after that.
-        tail = [[drain.valid, lane, drain.bank, drain.tile_first, drain.step.tile_last & last_lane]]
-        for _ in range(SCALE_CYCLES + 1):
-            later = [Signal.like(value) for value in tail[-1]]
+        # What follows a lane's codes on its way.
+        tail = [[now.valid, lane_now, now.bank, now.tile_first, now.step.tile_last & last_lane, now.step.exponent]]
+        for cycle in range(1, WRITE_CYCLES + 1):
+            later = [Signal.like(value, name=f"tail{cycle}_{number}") for number, value in enumerate(tail[-1])]
             m.d.sync += [new.eq(old) for new, old in zip(later, tail[-1], strict=True)]
             tail.append(later)
-        scaled, _, _, tile_first, _ = tail[SCALE_CYCLES]
-        write, write_lane, write_bank, _, completes = tail[-1]
+        valid, _, _, tile_first, *_ = tail[-2]
+        write, write_lane, write_bank, _, completes, _ = tail[-1]
+
+        # Value m for exponent field 0, (8 + m) << (e - 1) otherwise; then the pass's exponent.
+        exponent = tail[1][-1]
+        for unit in range(config.scale_units):
+            zeros = self.code_zeros[unit][:config.code_bits]
+            octave = ~zeros[config.scale_man_bits:]
+            shift = Signal(range(config.scale_shift_max + 1 + (2 * 4 if self.sparse else 0)), name=f"shift{unit}")
+            coarse = Signal.like(control.clear_coarse[unit], name=f"coarse{unit}")
+            m.d.sync += [
+                control.clear_share[unit].eq(Cat(zeros[:config.scale_man_bits], ~octave.any())),
+                shift.eq(Mux(octave.any(), octave - 1, 0) + (exponent << 2 if self.sparse else 0)),
+                control.clear_fine[unit].eq(~(1 << shift[:2])),
+                coarse.eq(~(1 << (shift >> 2))),
+                control.clear_coarse[unit].eq(coarse if len(coarse) > 1 else 0),
+            ]
 
         complete = Signal(range(3))     # tiles that wait to be read
         read_bank = Signal()
@@ -171,18 +177,17 @@ class RowControl(wiring.Component):
             complete.eq(complete + (write & completes) - self.release),
             read_bank.eq(read_bank ^ self.release),
         ]
+        with m.Switch(self.lane):
+            for number in range(config.cols):
+                unit, place = divmod(number, config.lanes_per_scale)
+                with m.Case(number):
+                    m.d.comb += [control.read_lane.eq(place), control.clear_acc.eq(~(1 << unit))]
         m.d.comb += [
-            control.multiply.eq(products.valid),
-            control.add.eq(sums.valid),
-            control.hold.eq(hold),
-            control.scale.eq(Cat(stage[0] for stage in tail[:SCALE_CYCLES + 1]).any()),
-            control.drain_lane.eq(lane),
             control.write.eq(write),
             control.write_lane.eq(write_lane),
             control.write_bank.eq(write_bank),
-            control.overwrite.eq(scaled & tile_first),
+            control.overwrite.eq(valid & tile_first),
             control.read_bank.eq(read_bank),
-            control.read_lane.eq(self.lane),
             self.complete.eq(complete != 0),
             self.idle.eq(~Cat(*(stage.valid for stage in stages), *(stage[0] for stage in tail)).any()),
         ]

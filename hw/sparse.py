@@ -30,7 +30,7 @@ from .dense import array_signature
 from .pe_row import PERow
 from .row_control import RowControl
 from .row_queue import RowQueue, row_window_layout
-from .weights import ScaleMemory, TapWeights, WeightHalves, commits, weight_load_signature
+from .weights import ScaleMemory, TapWeights, WeightHalves, commits, inverted, weight_load_signature
 
 __all__ = ["SparseArray", "SparseRow", "skews"]
 
@@ -55,6 +55,7 @@ class SparseRow(wiring.Component):
     ready : Out(1)
         The row has room.
     load : In(weight_load_signature)
+        Of inverted data.
     complete, release, lane : tile read-out, see `hw.row_control.RowControl`
     acc : Out(signed acc_bits)
         The accumulator asked for in the last cycle.
@@ -119,17 +120,13 @@ class SparseRow(wiring.Component):
         # Operands: the weight word arrives two cycles after it is asked for, the activation one cycle before. Of each
         # line one nibble is not masked.
         chosen = Signal(data.ArrayLayout(4, LINE_TAPS), reset_less=True)
-        signs = Signal(2, reset_less=True)      # of the chosen nibbles: a_signed, w_signed
-        w_signed = Signal(reset_less=True)
+        a_signed, w_signed, idle = (Signal(name=name, reset_less=True) for name in ("a_signed", "w_signed", "idle"))
         nibble = Signal(4)
         m.d.comb += nibble.eq(reduce(or_, chosen))
         m.d.sync += [chosen[number].eq(reduce(or_, (queue.head.nibbles[tap] & queue.tap[tap].replicate(4)
                                                     for tap in range(number * LINE_TAPS, (number + 1) * LINE_TAPS))))
                      for number in range(LINE_TAPS)]
-        m.d.sync += [
-            signs.eq(Cat(plan.a_signed, plan.w_signed)),
-            w_signed.eq(signs[1]),
-        ]
+        m.d.sync += [a_signed.eq(plan.a_signed), w_signed.eq(plan.w_signed), idle.eq(~self.busy)]
         m.d.comb += [
             weights.en.eq(self.busy),
             weights.half.eq(plan.half),
@@ -138,9 +135,10 @@ class SparseRow(wiring.Component):
             scales.en.eq(control.scale_en),
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
-            control.codes.eq(scales.codes),
-            pe_row.a[0].eq(Cat(nibble, nibble[3] & signs[0])),
-            pe_row.w.as_value().eq(weights.weights),
+            control.code_zeros.eq(scales.codes),
+            pe_row.a[0].eq(Cat(nibble, nibble[3] & a_signed)),
+            pe_row.clear_a.eq(idle),
+            pe_row.w_zeros.as_value().eq(weights.weights),
             pe_row.w_signed.eq(w_signed),
             pe_row.control.eq(control.control),
             self.complete.eq(control.complete),
@@ -222,6 +220,7 @@ class SparseArray(wiring.Component):
                        for row in range(len(block) - 2)]
 
         m.submodules.halves = halves = WeightHalves()
+        load = inverted(m, self.load)
         accs = []       # by row
         ready, complete, busy, drain, bank, idle = [], [], [], [], [], [~valid]
         finished = []   # rows that are done with the k-tile
@@ -239,7 +238,7 @@ class SparseArray(wiring.Component):
                 sparse_row.window.plan.taps.eq(row_taps[row]),
                 sparse_row.window.ends.eq(ends),
                 sparse_row.en.eq(accept),
-                sparse_row.load.beat.eq(self.load),
+                sparse_row.load.beat.eq(load),
                 sparse_row.load.en.eq(self.load_en),
                 sparse_row.load.half.eq(halves.half),
                 sparse_row.release.eq(self.tiles.release),

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import LINE_TAPS, Config
 from .interfaces import Space, load_layout
+from .pe_row import staggered
 
 __all__ = ["LineWeights", "ScaleMemory", "TapWeights", "WeightHalves", "commits", "weight_load_signature"]
 
@@ -38,6 +39,13 @@ def weight_load_signature(config: Config) -> wiring.Signature:
 def commits(beat: data.View) -> Value:
     """Whether a beat completes a k-tile."""
     return beat.commit & ((beat.space == Space.WEIGHT) | (beat.space == Space.SCALE))
+
+
+def inverted(m: Module, beat: data.View) -> data.View:
+    """Return a beat with inverted data: an array keeps weights and codes so, for bits that are 0 clear registers."""
+    result = Signal.like(beat, name="inverted")
+    m.d.comb += [result.eq(beat), result.data.eq(~beat.data)]
+    return result
 
 
 class WeightHalves(wiring.Component):
@@ -94,13 +102,13 @@ def _beat_memory(m: Module, config: Config, load: wiring.PureInterface, space: S
 
 
 class LineWeights(wiring.Component):
-    """Kernel-line words, 3 x cols weights, for a dense array.
+    """Kernel-line words, 3 x cols weights, for a dense array; lane by lane as late as `hw.pe_row.staggered` says.
 
     Members
     -------
     load : In(weight_load_signature)
     en, half, addr : In
-        Read; `weights` holds the word two cycles later.
+        Read; `weights` holds lane 0's part of the word two cycles later.
     select : In(3 bits)
         With dense_taps = 1, the tap that is wanted, one cycle after `en`.
     weights : Out(dense_taps x cols nibbles, signed)
@@ -131,14 +139,14 @@ class LineWeights(wiring.Component):
         if config.dense_taps == 1:
             words = [Mux(self.select[0], words[0], Mux(self.select[1], words[1], words[2]))]
         m.d.sync += [weights[tap].eq(word) for tap, word in enumerate(words)]
-        m.d.comb += [
-            reader.en.eq(self.en), reader.addr.eq(Cat(self.addr, self.half)), self.weights.eq(weights),
-        ]
+        m.d.comb += [reader.en.eq(self.en), reader.addr.eq(Cat(self.addr, self.half))]
+        m.d.comb += [self.weights[tap].eq(Cat(staggered(m, config, word, f"tap{tap}_")))
+                     for tap, word in enumerate(weights)]
         return m
 
 
 class TapWeights(wiring.Component):
-    """Tap words, cols weights, for one row of a sparse array.
+    """Tap words, cols weights, for one row of a sparse array; lane by lane as late as `hw.pe_row.staggered` says.
 
     Taps s = 0, 1, 2 of a half lie one behind the other, each with the words' addresses: that takes no multiplication.
     A memory of its own for each pair of lanes goes into block RAMs side by side: no multiplexers between deep ones.
@@ -147,7 +155,7 @@ class TapWeights(wiring.Component):
     -------
     load : In(weight_load_signature)
     en, half, tap, addr : In
-        Read; `weights` holds tap 0, 1 or 2 of a kernel-line word two cycles later.
+        Read; `weights` holds lane 0's part of tap 0, 1 or 2 of a kernel-line word two cycles later.
     weights : Out(cols nibbles)
     """
 
@@ -184,7 +192,7 @@ class TapWeights(wiring.Component):
                 reader.addr.eq(self._address(self.half, self.tap, self.addr)),
             ]
             m.d.sync += weights[first:first + width].eq(reader.data)
-        m.d.comb += self.weights.eq(weights)
+        m.d.comb += self.weights.eq(Cat(staggered(m, config, weights, "lane")))
         return m
 
     def _address(self, half: Value, tap: Value, word: Value) -> Value:
