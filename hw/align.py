@@ -8,7 +8,33 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
-__all__ = ["exchanged", "kernel_line"]
+__all__ = ["aligned", "exchanged", "kernel_line"]
+
+
+def aligned(m: Module, nibbles: Value, start: Value, most: int, count: int) -> Value:
+    """Return `count` nibbles from number `start` on.
+
+    Parameters
+    ----------
+    m : Module
+        Gets the stages.
+    nibbles : value
+        At least `most` + `count` of them.
+    start : value
+        At most `most`.
+    most : int
+    count : int
+    """
+    rest = nibbles
+    for bit in reversed(range(most.bit_length())):
+        step = 4 << bit
+        width = min(4 * (count + (1 << bit) - 1), len(rest))    # what lower bits may still reach
+        # Where the first step is taken, `most` leaves less to the lower ones.
+        moved = rest[step:step + width]
+        stage = Signal(width, name=f"aligned_{bit}")
+        m.d.comb += stage.eq(Cat(Mux(start[bit], moved, rest[:len(moved)]), rest[len(moved):width]))
+        rest = stage
+    return rest[:4 * count]
 
 
 def kernel_line(m: Module, nibbles: Value, pitch: Value, widest: int, line: int, count: int) -> Value:

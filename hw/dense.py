@@ -10,6 +10,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .align import aligned
 from .config import LINE_TAPS, Config
 from .interfaces import window_layout
 from .pe_row import PERow
@@ -159,7 +160,7 @@ class DenseArray(wiring.Component):
         a_signed = Signal(reset_less=True)
         row_mask = window.mask.lines[line]
         m.d.sync += [
-            nibbles.eq(window.nibbles.as_value() >> Cat(Const(0, 2), start)),
+            nibbles.eq(aligned(m, window.nibbles.as_value(), start, 2 * config.window_width, rows + 2)),
             weights.select.eq(select),
             a_signed.eq(window.a_signed),
         ]

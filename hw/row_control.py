@@ -156,20 +156,21 @@ class RowControl(wiring.Component):
         valid, _, _, tile_first, *_ = tail[-2]
         write, write_lane, write_bank, _, completes, _ = tail[-1]
 
-        # Value m for exponent field 0, (8 + m) << (e - 1) otherwise; then the pass's exponent.
-        exponent = tail[1][-1]
+        # Value m for exponent field 0, (8 + m) << (e - 1) otherwise; then the pass's exponent, in multiples of FINE.
         for unit in range(config.scale_units):
             zeros = self.code_zeros[unit][:config.code_bits]
-            octave = ~zeros[config.scale_man_bits:]
-            shift = Signal(range(config.scale_shift_max + 1 + (2 * 4 if self.sparse else 0)), name=f"shift{unit}")
+            octave = Signal(config.scale_exp_bits, name=f"octave{unit}")
+            shift = Signal(range(config.scale_shift_max + 1), name=f"shift{unit}")
             coarse = Signal.like(control.clear_coarse[unit], name=f"coarse{unit}")
+            m.d.comb += shift.eq(Mux(octave.any(), octave - 1, 0))
             m.d.sync += [
-                control.clear_share[unit].eq(Cat(zeros[:config.scale_man_bits], ~octave.any())),
-                shift.eq(Mux(octave.any(), octave - 1, 0) + (exponent << 2 if self.sparse else 0)),
+                control.clear_share[unit].eq(Cat(zeros[:config.scale_man_bits], zeros[config.scale_man_bits:].all())),
+                octave.eq(~zeros[config.scale_man_bits:]),
                 control.clear_fine[unit].eq(~(1 << shift[:2])),
-                coarse.eq(~(1 << (shift >> 2))),
-                control.clear_coarse[unit].eq(coarse if len(coarse) > 1 else 0),
+                coarse.eq(~(1 << (shift[2:] + (tail[2][-1] if self.sparse else 0)))),
             ]
+            if len(coarse) > 1:
+                m.d.sync += control.clear_coarse[unit].eq(coarse)
 
         complete = Signal(range(3))     # tiles that wait to be read
         read_bank = Signal()
