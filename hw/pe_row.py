@@ -1,24 +1,27 @@
 """PE row: the building block of both arrays. One row is one output pixel, its lanes are the output channels.
 
-    partial products   part[b] <= a, or 0 where bit b of the weight is 0
-    product stage      dot     <= sum over taps of part[0] + 2 part[1] + 4 part[2] + 8 part[3]
-    sum stage          local   <= local + dot; where that ends a vector, 0, and the sum goes to `out`
-    mantissa           share[b] <= the unit's sum, or 0 where bit b of the mantissa is 0
-    shift              fine[n]  <= sum of the shares, where it is to be shifted by n = 0..3, else 0
-                       coarse[n] <= the one of fine[] that is not 0, shifted; where 4 n more bits are to come, else 0
-    accumulator        ring     <= ring + the one of coarse[] that is not 0, to acc[bank]
+    part[b]    a, or 0 where bit b of the weight is 0
+    pair[]     products (part[0] + 2 part[1]) + 4 (part[2] - 2 part[3]), those of two taps added
+    dot        all of pair[] added
+    local      local + dot; where that ends a vector, 0, and the sum goes to `out`
+    share[b]   the unit's sum, or 0 where bit b of the mantissa is 0
+    fine[n]    the shares added, (share[0] + 2 share[1]) + 4 (share[2] + 2 share[3]), or 0 if the shift's lowest two
+               bits are not n
+    coarse[n]  the one of fine[] that is not 0, shifted by its n; or 0 if the shift's other bits are not n
+    ring       ring + the one of coarse[] that is not 0, shifted by 4 times its n; to acc[bank] as well
 
-What is chosen by a bit is a flip-flop with its own reset, and what is chosen from many is the one that is not 0: so
-there are adders and ORs in a row, and hardly a multiplexer.
+These are the registers, each a cycle behind the one above. What a bit chooses is a register that is cleared, by the
+flip-flops' own reset, and what is chosen out of several is the one that is not 0: so there are adders and ORs in a row,
+and hardly a multiplexer.
 
-The lanes of a scale unit work one cycle after the other, so that their sums reach it one by one, and nothing has to
-hold them. With four lanes to a unit, and a vector whose last step reaches lane 0 in cycle 0:
+The lanes of a scale unit work one cycle after the other. So their sums reach it one by one, and nothing has to hold
+them. With four lanes to a unit:
 
-    cycle      0        1        2        3        4        5        6        7        8        9
-    lane 0     part     dot      local    share    fine     coarse   ring
-    lane 1              part     dot      local    share    fine     coarse   ring
-    lane 2                       part     dot      local    share    fine     coarse   ring
-    lane 3                                part     dot      local    share    fine     coarse   ring
+    cycle      0        1        2        3        4        5        6        7        8        9        10
+    lane 0     part     pair     dot      out      share    fine     coarse   ring
+    lane 1              part     pair     dot      out      share    fine     coarse   ring
+    lane 2                       part     pair     dot      out      share    fine     coarse   ring
+    lane 3                                part     pair     dot      out      share    fine     coarse   ring
 
 A tile's accumulators are read from one bank of `acc` while the next tile fills the other. All control comes from
 outside: the dense array drives all rows with one set.
@@ -36,11 +39,12 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 
-__all__ = ["FINE", "PERow", "coarse_shifts", "control_layout", "staggered"]
+__all__ = ["FINE_BITS", "PERow", "coarse_shifts", "control_layout", "staggered"]
 
 A_BITS = 5      # of an activation, a nibble signed or not
 W_BITS = 4
-FINE = 4        # the shift's lowest two bits are the fine ones
+FINE_BITS = 2   # of a shift; the upper ones are the coarse shift
+FINE = 1 << FINE_BITS
 
 
 def coarse_shifts(config: Config, *, sparse: bool) -> int:
@@ -101,9 +105,13 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
     })
 
 
-def _added(low: Value, high: Value, shift: int) -> Value:
-    """Return low + (high << shift), by an adder as wide as what overlaps."""
-    return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
+def _added(low: Value, high: Value, shift: int, *, minus: bool = False) -> Value:
+    """Return low + (high << shift), or low - (high << shift), both signed.
+
+    By an adder as wide as what overlaps; that also keeps Yosys from joining several additions to one with compressors.
+    """
+    upper = low[shift:].as_signed()
+    return Cat(low[:shift], upper - high if minus else upper + high).as_signed()
 
 
 def _cleared(m: Module, name: str, value: Value, clear: Value) -> Signal:
@@ -198,7 +206,7 @@ class PERow(wiring.Component):
         """Multiply: an adder for two bits of the weight each, and one for both."""
         part = [_cleared(m, f"part{name}_{bit}", top if bit == W_BITS - 1 else a, w_zeros[bit])
                 for bit in range(W_BITS)]
-        low, high = _added(part[0], part[1], 1), Cat(part[2][0], part[2][1:].as_signed() - part[3]).as_signed()
+        low, high = _added(part[0], part[1], 1), _added(part[2], part[3], 1, minus=True)
         product = Signal(signed(9 if self.sparse else 8), name=f"product{name}")
         m.d.comb += product.eq(_added(low, high, 2))
         return product

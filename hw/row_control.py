@@ -20,7 +20,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
-from .pe_row import FINE, control_layout
+from .pe_row import FINE_BITS, control_layout
 
 __all__ = ["RowControl", "step_layout"]
 
@@ -166,8 +166,8 @@ class RowControl(wiring.Component):
             m.d.sync += [
                 control.clear_share[unit].eq(Cat(zeros[:config.scale_man_bits], zeros[config.scale_man_bits:].all())),
                 octave.eq(~zeros[config.scale_man_bits:]),
-                control.clear_fine[unit].eq(~(1 << shift[:2])),
-                coarse.eq(~(1 << (shift[2:] + (tail[2][-1] if self.sparse else 0)))),
+                control.clear_fine[unit].eq(~(1 << shift[:FINE_BITS])),
+                coarse.eq(~(1 << (shift[FINE_BITS:] + (tail[2][-1] if self.sparse else 0)))),
             ]
             if len(coarse) > 1:
                 m.d.sync += control.clear_coarse[unit].eq(coarse)
