@@ -2,9 +2,12 @@
 
 All rows share one weight word, every row has its own three neighbours, and one row control serves all.
 
-    cycle   0 accept            1 line aligned         2 masked            3 partial products ...
-              weight word read    sign extended          weights
+    cycle   0 accept      1 line aligned        2 sign extended           3 partial products ...
+                            weight word read      cleared where masked
 """
+
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -119,18 +122,16 @@ class DenseArray(wiring.Component):
             control.code_zeros.eq(scales.codes),
         ]
 
-        # Cycle 0: the next line (or tap) of the window that is used.
-        taps_done = Signal(window.taps.shape())
-        left_over = window.taps & ~taps_done
-        line = Signal(range(LINE_TAPS))
-        for number in reversed(range(LINE_TAPS)):
-            with m.If(left_over.word_select(number, LINE_TAPS).any()):
-                m.d.comb += line.eq(number)
-        of_line = left_over.word_select(line, LINE_TAPS)
-        select = of_line if taps == LINE_TAPS else (of_line & -of_line)[:LINE_TAPS]
-        step = Signal.like(taps_done)
-        m.d.comb += step.eq(Cat(select & (line == number).replicate(LINE_TAPS) for number in range(LINE_TAPS)))
-        window_end = left_over == step
+        # Cycle 0: the first line (or tap) of the window that is used and still to do.
+        turns = LINE_TAPS * LINE_TAPS // taps
+        done = Signal(turns)
+        left, first = Signal(turns), Signal(turns)
+        m.d.comb += left.eq(Cat(window.taps.word_select(turn, taps).any() & ~done[turn] for turn in range(turns)))
+        m.d.comb += first.eq(Cat(left[turn] & ~left[:turn].any() for turn in range(turns)))
+        line = Signal(LINE_TAPS)
+        m.d.comb += line.eq(Cat(first[number * turns // LINE_TAPS:][:turns // LINE_TAPS].any()
+                                for number in range(LINE_TAPS)))
+        window_end = (left & ~first) == 0
         last = window_end & window.last
         blocked = last & (control.wait_drain | control.wait_bank)
         m.d.comb += [
@@ -145,27 +146,41 @@ class DenseArray(wiring.Component):
             control.step.ktile_last.eq(window.ktile_last),
             control.step.half.eq(window.half),
             control.step.group.eq(window.group),
-            weights.en.eq(self.busy),
-            weights.half.eq(window.half),
-            weights.addr.eq(window.weight + line),
         ]
         with m.If(self.busy):
-            m.d.sync += taps_done.eq(Mux(window_end, 0, taps_done | step))
+            m.d.sync += done.eq(Mux(window_end, 0, done | first))
 
-        # The line's nibbles, and where they are not to be multiplied, ready in cycle 1.
+        # Cycle 1: the weights are read, and the line is aligned.
+        now = Signal(window.shape(), reset_less=True)
+        line_now = Signal(LINE_TAPS, reset_less=True)
+        select = Signal(LINE_TAPS, reset_less=True)     # its taps
+        step = Signal()
+        place = Signal(range(LINE_TAPS))
+        m.d.comb += place.eq(line_now[1:])
+        used = window.taps & (first if taps == 1 else Const(-1, LINE_TAPS * LINE_TAPS))
+        m.d.sync += [
+            now.eq(window),
+            line_now.eq(line),
+            step.eq(self.busy),
+            select.eq(reduce(or_, (used.word_select(number, LINE_TAPS) & line[number].replicate(LINE_TAPS)
+                                   for number in range(LINE_TAPS)))),
+        ]
+        m.d.comb += [weights.en.eq(step), weights.half.eq(now.half), weights.addr.eq(now.weight + place)]
+
+        # Cycle 2: the line's nibbles, and where they are not to be multiplied.
         start = Signal(range(2 * config.window_width + 1))
-        m.d.comb += start.eq(Mux(line[1], self.pitch << 1, Mux(line[0], self.pitch, 0)))
+        m.d.comb += start.eq(Mux(line_now[2], self.pitch << 1, Mux(line_now[1], self.pitch, 0)))
         nibbles = Signal(data.ArrayLayout(4, rows + 2), reset_less=True)
         outside = Signal(data.ArrayLayout(rows, LINE_TAPS), reset_less=True)
         a_signed = Signal(reset_less=True)
-        row_mask = window.mask.lines[line]
+        row_mask = now.mask.lines[place]
         m.d.sync += [
-            nibbles.eq(aligned(m, window.nibbles.as_value(), start, 2 * config.window_width, rows + 2)),
+            nibbles.eq(aligned(m, now.nibbles.as_value(), start, 2 * config.window_width, rows + 2)),
             weights.select.eq(select),
-            a_signed.eq(window.a_signed),
+            a_signed.eq(now.a_signed),
         ]
-        for tap, beside in enumerate((window.mask.left, Const(-1, rows), window.mask.right)):
-            m.d.sync += outside[tap].eq(~(row_mask & beside & (self.busy & select[tap]).replicate(rows)))
+        for tap, beside in enumerate((now.mask.left, Const(-1, rows), now.mask.right)):
+            m.d.sync += outside[tap].eq(~(row_mask & beside & (step & select[tap]).replicate(rows)))
         for row in range(rows):
             m.submodules[f"row{row}"] = pe_row = PERow(config)
             values: list[Value] = [nibbles[row + tap] for tap in range(LINE_TAPS)]

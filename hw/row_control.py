@@ -4,10 +4,10 @@ From acceptance on nothing stalls; a vector whose sum could not be drained or wh
 not accepted in the first place. With lanes_per_scale = 2, a step that ends a vector, accepted in cycle 0; what lane 1
 does is what lane 0 did a cycle before:
 
-    cycle   0       1         2         3      4           5       6         7      8       9         10
-            accept  operands  partial   pairs  dot         lane 0  lane 0    lane 0 lane 0  lane 0    lane 1
-                              products         lane 0's    ends    mantissa  shift, shift,  is added  is added
-                                               codes read                    fine   coarse
+    cycle   0       1       2         3         4      5           6       7         8      9       10        11
+            accept          operands  partial   pairs  dot         lane 0  lane 0    lane 0 lane 0  lane 0    lane 1
+                                      products         lane 0's    ends    mantissa  shift, shift,  is added  is added
+                                                       codes read                    fine   coarse
 
 Vectors may therefore end every lanes_per_scale cycles. The dense array has one control for all rows, a sparse array
 one for each.
@@ -24,7 +24,7 @@ from .pe_row import FINE_BITS, control_layout
 
 __all__ = ["RowControl", "step_layout"]
 
-CODE_CYCLES = 4     # from acceptance to the cycle in which lane 0's codes are read; in the next one its vector ends
+CODE_CYCLES = 5     # from acceptance to the cycle in which lane 0's codes are read; in the next one its vector ends
 WRITE_CYCLES = 5    # from reading a lane's codes to the cycle in which it is added to its accumulator
 
 
@@ -104,17 +104,21 @@ class RowControl(wiring.Component):
         drain_cycles = config.lanes_per_scale
 
         # Accept.
-        gap = Signal(range(drain_cycles + 1))   # cycles until a vector may end again
-        fresh_tile = Signal(init=1)             # no vector of the tile has ended
-        held = Signal(range(3))                 # accumulator banks in use
+        gap = Signal(drain_cycles - 1)      # ones: cycles until a vector may end again
+        fresh_tile = Signal(init=1)         # no vector of the tile has ended
+        held = Signal(range(3))             # accumulator banks in use
+        held_after = Signal.like(held)
+        full = Signal()
         bank = Signal()
         ends = self.accept & step.last
-        m.d.comb += [self.wait_drain.eq(gap != 0), self.wait_bank.eq(fresh_tile & (held == 2))]
+        m.d.comb += [
+            self.wait_drain.eq(gap[0]),
+            self.wait_bank.eq(fresh_tile & full),
+            held_after.eq(held + (ends & fresh_tile) - self.release),
+        ]
+        m.d.sync += [gap.eq(gap >> 1), held.eq(held_after), full.eq(held_after == 2)]
         with m.If(ends):
-            m.d.sync += [gap.eq(drain_cycles - 1), fresh_tile.eq(step.tile_last), bank.eq(bank ^ step.tile_last)]
-        with m.Elif(gap != 0):
-            m.d.sync += gap.eq(gap - 1)
-        m.d.sync += held.eq(held + (ends & fresh_tile) - self.release)
+            m.d.sync += [gap.eq(-1), fresh_tile.eq(step.tile_last), bank.eq(bank ^ step.tile_last)]
 
         # The stages up to the sum. What is on its way at a reset must not get into the first vector after it.
         layout = data.StructLayout({"valid": 1, "ends": 1, "tile_first": 1, "bank": 1, "step": step_layout(config)})

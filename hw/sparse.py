@@ -117,29 +117,39 @@ class SparseRow(wiring.Component):
             place.eq(Cat(queue.tap[number::LINE_TAPS].any() for number in range(1, LINE_TAPS))),
         ]
 
-        # Operands: the weight word arrives two cycles after it is asked for, the activation one cycle before. Of each
-        # line one nibble is not masked.
+        # Operands: the weight word is asked for a cycle later and arrives two cycles after that, one cycle after the
+        # activation. Of each line one nibble is not masked.
         chosen = Signal(data.ArrayLayout(4, LINE_TAPS), reset_less=True)
-        a_signed, w_signed, idle = (Signal(name=name, reset_less=True) for name in ("a_signed", "w_signed", "idle"))
-        nibble = Signal(4)
-        m.d.comb += nibble.eq(reduce(or_, chosen))
-        m.d.sync += [chosen[number].eq(reduce(or_, (queue.head.nibbles[tap] & queue.tap[tap].replicate(4)
-                                                    for tap in range(number * LINE_TAPS, (number + 1) * LINE_TAPS))))
+        nibble = Signal(4, reset_less=True)
+        signs = [Signal(2, name=f"signs{cycle}", reset_less=True) for cycle in range(2)]
+        steps = [Signal(name=f"step{cycle}") for cycle in range(2)]
+        half, tap, address = Signal(reset_less=True), Signal.like(place, reset_less=True), Signal.like(weights.addr)
+        m.d.sync += [chosen[number].eq(reduce(or_, (queue.head.nibbles[one] & queue.tap[one].replicate(4)
+                                                    for one in range(number * LINE_TAPS, (number + 1) * LINE_TAPS))))
                      for number in range(LINE_TAPS)]
-        m.d.sync += [a_signed.eq(plan.a_signed), w_signed.eq(plan.w_signed), idle.eq(~self.busy)]
+        m.d.sync += [
+            nibble.eq(reduce(or_, chosen)),
+            signs[0].eq(Cat(plan.a_signed, plan.w_signed)),
+            signs[1].eq(signs[0]),
+            steps[0].eq(self.busy),
+            steps[1].eq(steps[0]),
+            half.eq(plan.half),
+            tap.eq(place),
+            address.eq(plan.weight + line),
+        ]
         m.d.comb += [
-            weights.en.eq(self.busy),
-            weights.half.eq(plan.half),
-            weights.tap.eq(place),
-            weights.addr.eq(plan.weight + line),
+            weights.en.eq(steps[0]),
+            weights.half.eq(half),
+            weights.tap.eq(tap),
+            weights.addr.eq(address),
             scales.en.eq(control.scale_en),
             scales.half.eq(control.scale_half),
             scales.addr.eq(control.scale_addr),
             control.code_zeros.eq(scales.codes),
-            pe_row.a[0].eq(Cat(nibble, nibble[3] & a_signed)),
-            pe_row.clear_a.eq(idle),
+            pe_row.a[0].eq(Cat(nibble, nibble[3] & signs[1][0])),
+            pe_row.clear_a.eq(~steps[1]),
             pe_row.w_zeros.as_value().eq(weights.weights),
-            pe_row.w_signed.eq(w_signed),
+            pe_row.w_signed.eq(signs[1][1]),
             pe_row.control.eq(control.control),
             self.complete.eq(control.complete),
             control.release.eq(self.release),
