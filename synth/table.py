@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from golden.report import announced, write_whole
-from hw.config import PRESETS, ConfigError
+from hw.config import PRESETS, Config, ConfigError
 from hw.gen import TOP, convert
 from sim.toolchain import ToolError
 
 from . import pnr
-from .area import SYNTH_BLOCKS, AreaError, figures
+from .area import SYNTH_BLOCKS, AreaError, figures, macs
 from .targets import TARGET_NAMES, Effort, Target, target
 
-__all__ = ["DEVICES", "NEIGHBOURS", "Results", "device_for", "main", "markdown"]
+__all__ = ["DEVICES", "NEIGHBOURS", "Results", "array_inside", "device_for", "main", "markdown"]
 
 EFFORT = Effort(small=True)
 BLOCKS = (TOP, "dense", "sparse", "fp16")
@@ -85,21 +85,40 @@ def device_for(found: Mapping[str, Any] | None) -> str | None:
 def _areas(results: Results, preset: str, blocks: Sequence[str], kinds: Sequence[Target], build: Path) -> None:
     """Measure a preset's blocks; one that fails is noted, and the others go on."""
     config = PRESETS[preset]
+    whole: dict[str, dict[str, Any]] = {}   # figures of the accelerator, by target
     for block in blocks:
-        wanted = [kind for kind in kinds if _useful(block, kind)]
-        if not wanted:
-            continue
-        with announced(f"writing the Verilog of block {block} of {preset}"):
-            emitted = convert(block, config, SYNTH_BLOCKS)
-        for kind in wanted:
+        emitted = None
+        for kind in (kind for kind in kinds if _useful(block, kind)):
+            found = array_inside(whole[kind.name], block, config) if kind.name in whole else None
             try:
-                found = figures(emitted, block, config, kind, build, EFFORT)
+                if found is None:
+                    if emitted is None:
+                        with announced(f"writing the Verilog of block {block} of {preset}"):
+                            emitted = convert(block, config, SYNTH_BLOCKS)
+                    found = figures(emitted, block, config, kind, build, EFFORT)
             except (ToolError, AreaError) as error:
                 results.failed.append(f"{block} of {preset} for {kind.name}: {error}")
                 print(results.failed[-1], file=sys.stderr)
                 continue
+            if block == TOP:
+                whole[kind.name] = found
             keep = ("block", "target", "library", "tool", "multipliers", "counts", "lut_equivalents", "area", "per_mac")
             results.areas.append({"preset": preset} | {key: found[key] for key in keep if key in found})
+
+
+def array_inside(found: Mapping[str, Any], block: str, config: Config) -> dict[str, Any] | None:
+    """Return the figures of one array out of the accelerator's; None if there is no such array in them.
+
+    The hierarchy is kept, so an array comes to the same there as alone, but for what a change of names does to ABC.
+    """
+    level = next((level for level in found["hierarchy"] if level["name"] == f"sqdm_engine_{block}"), None)
+    if level is None:
+        return None
+    number, multipliers = level["instances"], macs(block, config)
+    luts = level["lut_equivalents"] // number
+    return {key: found[key] for key in ("target", "library", "tool")} | {
+        "block": block, "multipliers": multipliers, "lut_equivalents": luts, "per_mac": round(luts / multipliers, 1),
+        "counts": {column: count // number for column, count in level["counts"].items()}}
 
 
 def _useful(block: str, kind: Target) -> bool:
