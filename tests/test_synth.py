@@ -8,12 +8,23 @@ from dataclasses import replace
 import pytest
 
 from hw.config import PRESETS
+from hw.gen import convert
 from hw.verilog import memory_bits
 from sim.toolchain import ToolError
 from synth import area as area_module
 from synth import equal_area, figures
 from synth.__main__ import main, report
-from synth.area import Area, ModuleArea, lost_memories, macs, measure, read_cells, read_memories
+from synth.area import (
+    Area,
+    ModuleArea,
+    clear_from_files,
+    lost_memories,
+    macs,
+    measure,
+    read_cells,
+    read_memories,
+    synthesise,
+)
 from synth.equal_area import ArrayArea, Mix, table
 from synth.targets import MACRO_DEPTH, SMALL_MEMORIES, TARGETS, Effort, target
 
@@ -165,6 +176,18 @@ module sub (clk);
   reg [31:0] \\big.0  [255:0];
 endmodule
 """
+
+
+def test_memories_are_cleared_from_files(tmp_path):
+    emitted = convert("tap_weights", TINY).verilog
+    verilog, files = clear_from_files(emitted)
+    assert "for (" in emitted and "for (" not in verilog
+    assert verilog.count("$readmemh") == emitted.count("for (")
+    assert all(text == "0\n" * int(re.fullmatch(r"zeros-(\d+)\.hex", name)[1]) for name, text in files.items())
+    synthesise("x", emitted, "proc; memory_collect; write_rtlil x.il", tmp_path, "x")
+    memories = re.findall(r"SIZE (\d+)$.*?INIT (\d+)'(0+)$", (tmp_path / "x.il").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(memories) == verilog.count("$readmemh")
+    assert all(int(bits) == len(zeros) == 8 * int(words) for words, bits, zeros in memories)     # two weights to a word
 
 
 def test_large_memories_in_flip_flops_are_found_by_module_and_by_place():
