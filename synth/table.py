@@ -2,13 +2,14 @@
 
     python -m synth.table                                       all presets, ecp5, xc7 and xcup, three seeds: hours
     python -m synth.table --presets tiny ecp5 --targets ecp5 --seeds 0      no place and route
-    python -m synth.table --presets ecp5 --targets liberty --liberty osu018_stdcells.lib --seeds 0
+    python -m synth.table --presets ecp5 --targets liberty --liberty sg13g2_area.lib --seeds 0
     python -m synth.table --blocks dense sparse fp16 --presets default --targets ecp5 --seeds 0
 
 What is done stays in the build folder, so a table that was interrupted goes on where it was; what is there for the same
 Verilog, commands and tools is not made again. Cheap presets come first. The hierarchy is kept: identical modules are
-synthesised once and counted as often as they are used, and nothing is optimised across modules; the clock is that of
-the flat design. Written: table.md and table.json. One block: `python -m synth`.
+synthesised once and counted as often as they are used, and nothing is optimised across modules; so the arrays are read
+out of the accelerator where it is measured. The clock is that of the flat design. Written: table.md and table.json.
+One block: `python -m synth`.
 """
 
 import argparse
