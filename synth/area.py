@@ -24,11 +24,13 @@ from sim.toolchain import ToolError, run, yosys
 from .fp16 import Fp16Array
 from .targets import PLAIN, Effort, Target, read_library
 
-__all__ = ["SYNTH_BLOCKS", "Area", "AreaError", "Level", "ModuleArea", "figures", "lost_memories", "macs", "measure",
-           "read_cells", "read_memories", "synthesise"]
+__all__ = ["SYNTH_BLOCKS", "Area", "AreaError", "Level", "ModuleArea", "clear_from_files", "figures", "lost_memories",
+           "macs", "measure", "read_cells", "read_memories", "synthesise"]
 
 SYNTH_BLOCKS = {**BLOCKS, "fp16": Fp16Array}
 LARGE_BITS = 4096   # memories from here on must not become flip-flops
+_CLEARED = re.compile(r"^  integer (?P<index>\S+);\n  initial for \((?P=index) = 0; (?P=index) <= (?P<last>\d+); "
+                      r"(?P=index) = (?P=index) \+ 1\) (?P<memory>\\\S+ |\w+)\[(?P=index)\] = 0;$", re.MULTILINE)
 
 
 class AreaError(Exception):
@@ -244,13 +246,29 @@ def lost_memories(memories: Mapping[str, str], bits: Mapping[str, int]) -> dict[
     return {memory: size for memory, size in found.items() if size >= LARGE_BITS}
 
 
+def clear_from_files(verilog: str) -> tuple[str, dict[str, str]]:
+    """Return Verilog whose memories are cleared by $readmemh instead of loops, and the files of zeros, by name.
+
+    The contents are the same. Yosys makes a cell of each word that a loop writes, in a time that grows with the square
+    of their number: the sparse array of `edm` takes minutes to read.
+    """
+    files = {}
+
+    def read(loop: re.Match[str]) -> str:
+        words = int(loop["last"]) + 1
+        files[f"zeros-{words}.hex"] = "0\n" * words
+        return f'  initial $readmemh("zeros-{words}.hex", {loop["memory"]});'
+
+    return _CLEARED.sub(read, verilog), files
+
+
 def synthesise(stem: str, verilog: str, script: str, build: Path, what: str) -> str:
     """Run Yosys on Verilog in the folder `build`, and return its log.
 
     Parameters
     ----------
     stem : str
-        Of the files STEM.v and STEM.log.
+        Of the files STEM.v, what Yosys reads, and STEM.log.
     verilog, script : str
     build : path
     what : str
@@ -262,7 +280,9 @@ def synthesise(stem: str, verilog: str, script: str, build: Path, what: str) -> 
         Yosys is missing or failed; the message ends with its last lines and the log's path.
     """
     build.mkdir(parents=True, exist_ok=True)
-    write_whole(build / f"{stem}.v", verilog)
+    verilog, files = clear_from_files(verilog)
+    for name, text in ({f"{stem}.v": verilog} | files).items():
+        write_whole(build / name, text)
     log = build / f"{stem}.log"
     # YoWASP's Yosys sees only the directory it runs in, and prints nothing after ABC: relative names, and files.
     with announced(f"{what}, log in {log}"):

@@ -153,16 +153,32 @@ class _Row(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        config = self.config
-        sums = Signal(data.ArrayLayout(Fp32, config.cols), reset_less=True)
+        sums = Signal(data.ArrayLayout(Fp32, self.config.cols))
         m.d.sync += self.acc.eq(sums[self.lane])
-        for col in range(config.cols):
-            total: data.View = Signal(Fp32, name=f"start{col}")
-            m.d.comb += total.eq(Mux(self.first, 0, sums[col]))
-            for tap in range(config.dense_taps):
-                product = Signal(Fp32, name=f"product{col}_{tap}", reset_less=True)
-                m.d.sync += product.eq(multiply(m, self.a[tap], self.w[col][tap], f"exact{col}_{tap}"))
-                total = add(m, total, product, f"sum{col}_{tap}")
-            with m.If(self.en):
-                m.d.sync += sums[col].eq(total)
+        for col in range(self.config.cols):
+            m.submodules[f"lane{col}"] = lane = _Lane(self.config)
+            m.d.comb += [lane.a.eq(self.a), lane.w.eq(self.w[col]), lane.en.eq(self.en), lane.first.eq(self.first),
+                         sums[col].eq(lane.sum)]
+        return m
+
+
+class _Lane(wiring.Component):
+    """The multipliers of a column in a row and their accumulator, a module too."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        taps = data.ArrayLayout(Fp16, config.dense_taps)
+        super().__init__({"a": In(taps), "w": In(taps), "en": In(1), "first": In(1), "sum": Out(Fp32)})
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        accumulator = Signal(Fp32, reset_less=True)
+        total: data.View = Signal(Fp32, name="start")
+        m.d.comb += [self.sum.eq(accumulator), total.eq(Mux(self.first, 0, accumulator))]
+        for tap in range(self.config.dense_taps):
+            product = Signal(Fp32, name=f"product{tap}", reset_less=True)
+            m.d.sync += product.eq(multiply(m, self.a[tap], self.w[tap], f"exact{tap}"))
+            total = add(m, total, product, f"sum{tap}")
+        with m.If(self.en):
+            m.d.sync += accumulator.eq(total)
         return m

@@ -2,13 +2,14 @@
 
     python -m synth.table                                       all presets, ecp5, xc7 and xcup, three seeds: hours
     python -m synth.table --presets tiny ecp5 --targets ecp5 --seeds 0      no place and route
-    python -m synth.table --presets ecp5 --targets liberty --liberty osu018_stdcells.lib --seeds 0
+    python -m synth.table --presets ecp5 --targets liberty --liberty sg13g2_area.lib --seeds 0
     python -m synth.table --blocks dense sparse fp16 --presets default --targets ecp5 --seeds 0
 
 What is done stays in the build folder, so a table that was interrupted goes on where it was; what is there for the same
 Verilog, commands and tools is not made again. Cheap presets come first. The hierarchy is kept: identical modules are
-synthesised once and counted as often as they are used, and nothing is optimised across modules; the clock is that of
-the flat design. Written: table.md and table.json. One block: `python -m synth`.
+synthesised once and counted as often as they are used, and nothing is optimised across modules; so the arrays are read
+out of the accelerator where it is measured. The clock is that of the flat design. Written: table.md and table.json.
+One block: `python -m synth`.
 """
 
 import argparse
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from golden.report import announced, write_whole
-from hw.config import PRESETS, ConfigError
+from hw.config import PRESETS, Config, ConfigError
 from hw.gen import TOP, convert
 from sim.toolchain import ToolError
 
 from . import pnr
-from .area import SYNTH_BLOCKS, AreaError, figures
+from .area import SYNTH_BLOCKS, AreaError, figures, macs
 from .targets import TARGET_NAMES, Effort, Target, target
 
-__all__ = ["DEVICES", "NEIGHBOURS", "Results", "device_for", "main", "markdown"]
+__all__ = ["DEVICES", "NEIGHBOURS", "Results", "array_inside", "device_for", "main", "markdown"]
 
 EFFORT = Effort(small=True)
 BLOCKS = (TOP, "dense", "sparse", "fp16")
@@ -85,21 +86,40 @@ def device_for(found: Mapping[str, Any] | None) -> str | None:
 def _areas(results: Results, preset: str, blocks: Sequence[str], kinds: Sequence[Target], build: Path) -> None:
     """Measure a preset's blocks; one that fails is noted, and the others go on."""
     config = PRESETS[preset]
+    whole: dict[str, dict[str, Any]] = {}   # figures of the accelerator, by target
     for block in blocks:
-        wanted = [kind for kind in kinds if _useful(block, kind)]
-        if not wanted:
-            continue
-        with announced(f"writing the Verilog of block {block} of {preset}"):
-            emitted = convert(block, config, SYNTH_BLOCKS)
-        for kind in wanted:
+        emitted = None
+        for kind in (kind for kind in kinds if _useful(block, kind)):
+            found = array_inside(whole[kind.name], block, config) if kind.name in whole else None
             try:
-                found = figures(emitted, block, config, kind, build, EFFORT)
+                if found is None:
+                    if emitted is None:
+                        with announced(f"writing the Verilog of block {block} of {preset}"):
+                            emitted = convert(block, config, SYNTH_BLOCKS)
+                    found = figures(emitted, block, config, kind, build, EFFORT)
             except (ToolError, AreaError) as error:
                 results.failed.append(f"{block} of {preset} for {kind.name}: {error}")
                 print(results.failed[-1], file=sys.stderr)
                 continue
+            if block == TOP:
+                whole[kind.name] = found
             keep = ("block", "target", "library", "tool", "multipliers", "counts", "lut_equivalents", "area", "per_mac")
             results.areas.append({"preset": preset} | {key: found[key] for key in keep if key in found})
+
+
+def array_inside(found: Mapping[str, Any], block: str, config: Config) -> dict[str, Any] | None:
+    """Return the figures of one array out of the accelerator's; None if there is no such array in them.
+
+    The hierarchy is kept, so an array comes to the same there as alone, but for what a change of names does to ABC.
+    """
+    level = next((level for level in found["hierarchy"] if level["name"] == f"sqdm_engine_{block}"), None)
+    if level is None:
+        return None
+    number, multipliers = level["instances"], macs(block, config)
+    luts = level["lut_equivalents"] // number
+    return {key: found[key] for key in ("target", "library", "tool")} | {
+        "block": block, "multipliers": multipliers, "lut_equivalents": luts, "per_mac": round(luts / multipliers, 1),
+        "counts": {column: count // number for column, count in level["counts"].items()}}
 
 
 def _useful(block: str, kind: Target) -> bool:

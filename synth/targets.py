@@ -12,13 +12,15 @@ from pathlib import Path
 
 from hw.config import ConfigError
 
-__all__ = ["ECP5_GOAL", "PLAIN", "TARGETS", "TARGET_NAMES", "Effort", "Target", "liberty", "read_library", "target"]
+__all__ = ["ECP5_GOAL", "PLAIN", "SMALL_MEMORIES", "TARGETS", "TARGET_NAMES", "Effort", "Target", "liberty",
+           "read_library", "target"]
 
 GZIP = b"\x1f\x8b"
 # What ABC9 maps for: paths of 5 ns by its own delays, about twice as much when routed. Where a path is shorter it saves
 # LUTs; without a goal it makes every path of a module as short as it can, which doubles the cost of shifters.
 ECP5_GOAL = "scratchpad -set abc9.D 5000"
 MACRO_DEPTH = 64    # where there is no block RAM to map to, memories of so many words and more stay whole
+SMALL_MEMORIES = "small_memories"   # ends the name of the module that has a module's smaller ones
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,12 @@ def _generic(top: str, effort: Effort) -> str:
 
 
 def _liberty(top: str, effort: Effort) -> str:
-    # As `synth`, but large memories stay whole: they would be macros of the technology.
+    # As `synth`, but large memories stay whole: they would be macros of the technology. The small ones of each module
+    # become flip-flops in a module of their own, so that the report says what they cost.
+    small = f"t:$mem_v2 r:SIZE<{MACRO_DEPTH} %i"
     return (f"synth{' -flatten' if effort.flat else ''} -top {top} -run begin:fine; opt -fast -full; "
-            f"memory_map t:$mem_v2 r:SIZE<{MACRO_DEPTH} %i; opt -undriven -fine; techmap; opt -fast; "
-            "dfflibmap LIBRARIES; opt; abc LIBRARIES; opt_clean -purge")
+            f'setattr -set submod "{SMALL_MEMORIES}" {small}; submod; memory_map {small}; opt -undriven -fine; '
+            "techmap; opt -fast; dfflibmap LIBRARIES; opt; abc LIBRARIES; opt_clean -purge")
 
 
 TARGETS: dict[str, Target] = {

@@ -8,14 +8,25 @@ from dataclasses import replace
 import pytest
 
 from hw.config import PRESETS
+from hw.gen import convert
 from hw.verilog import memory_bits
 from sim.toolchain import ToolError
 from synth import area as area_module
 from synth import equal_area, figures
 from synth.__main__ import main, report
-from synth.area import Area, ModuleArea, lost_memories, macs, measure, read_cells, read_memories
+from synth.area import (
+    Area,
+    ModuleArea,
+    clear_from_files,
+    lost_memories,
+    macs,
+    measure,
+    read_cells,
+    read_memories,
+    synthesise,
+)
 from synth.equal_area import ArrayArea, Mix, table
-from synth.targets import MACRO_DEPTH, TARGETS, Effort, target
+from synth.targets import MACRO_DEPTH, SMALL_MEMORIES, TARGETS, Effort, target
 
 TINY = PRESETS["tiny"]
 
@@ -109,9 +120,15 @@ def test_a_library_gives_areas_per_level_and_keeps_large_memories(tmp_path):
                                           if cell in prices))
     assert counts["FF"] == area.cells["DFF"] > 0
     (verilog,) = (tmp_path / "area").glob("*.v")
-    depths = [int(last) + 1 for last in re.findall(r"^  reg \[.*\] .* \[(\d+):0\];", verilog.read_text(), re.MULTILINE)]
-    deep = sum(depth >= MACRO_DEPTH for depth in depths)
-    assert counts["memories"] == TINY.rows * deep and 0 < deep < len(depths)     # all in a row; not its accumulators
+    sizes = [(int(msb) + 1, int(last) + 1) for msb, last in
+             re.findall(r"^  reg \[(\d+):0\] .* \[(\d+):0\];", verilog.read_text(), re.MULTILINE)]
+    deep = sum(depth >= MACRO_DEPTH for _, depth in sizes)
+    assert counts["memories"] == TINY.rows * deep and 0 < deep < len(sizes)      # all in a row; not its accumulators
+    shallow = sum(width * depth for width, depth in sizes if depth < MACRO_DEPTH)
+    small = [module for module in area.modules if module.name.endswith(SMALL_MEMORIES)]
+    assert all(module.instances == TINY.rows and "$mem_v2" not in module.cells for module in small)
+    # A flip-flop for each bit, and the addresses that the ports remember.
+    assert shallow <= sum(module.cells["DFF"] for module in small) < 1.1 * shallow
     levels = {level.name: level for level in area.hierarchy()}
     assert levels["sqdm_sparse"].size == pytest.approx(area.size)
     rows = [level for level in levels.values() if level.depth == 1 and "row" in level.name]
@@ -159,6 +176,18 @@ module sub (clk);
   reg [31:0] \\big.0  [255:0];
 endmodule
 """
+
+
+def test_memories_are_cleared_from_files(tmp_path):
+    emitted = convert("tap_weights", TINY).verilog
+    verilog, files = clear_from_files(emitted)
+    assert "for (" in emitted and "for (" not in verilog
+    assert verilog.count("$readmemh") == emitted.count("for (")
+    assert all(text == "0\n" * int(re.fullmatch(r"zeros-(\d+)\.hex", name)[1]) for name, text in files.items())
+    synthesise("x", emitted, "proc; memory_collect; write_rtlil x.il", tmp_path, "x")
+    memories = re.findall(r"SIZE (\d+)$.*?INIT (\d+)'(0+)$", (tmp_path / "x.il").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(memories) == verilog.count("$readmemh")
+    assert all(int(bits) == len(zeros) == 8 * int(words) for words, bits, zeros in memories)     # two weights to a word
 
 
 def test_large_memories_in_flip_flops_are_found_by_module_and_by_place():

@@ -80,6 +80,38 @@ def test_the_tables_say_what_was_found():
     assert "| dense array of `ecp5` | INT4 | ECP5 | 40.0 | 81.3 MHz, whole design |" in lines
 
 
+def test_arrays_are_read_out_of_the_accelerator(tmp_path, monkeypatch, capsys):
+    asked = []
+    levels = [{"name": name, "instances": 2, "counts": {"LUT4": 2000, "DP16KD": 4}, "lut_equivalents": 2400}
+              for name in ("sqdm_engine_dense", "sqdm_engine_dense_row")]
+
+    def found(emitted, block, config, kind, build, effort):
+        asked.append(block)
+        return entry(config.name, block, kind.name) | {"hierarchy": levels}
+
+    monkeypatch.setattr(table, "figures", found)
+    monkeypatch.setattr(table, "convert", lambda *arguments: None)
+    arguments = ["--presets", "tiny", "--targets", "ecp5", "--seeds", "0", "--build", str(tmp_path)]
+    assert main([*arguments, "--blocks", "accelerator", "dense", "sparse"]) == 0
+    assert asked == ["accelerator", "sparse"]       # in these levels is no sparse array
+    dense = json.loads((tmp_path / "table.json").read_text())["areas"][1]
+    assert dense == entry("tiny", "dense") | {"multipliers": 48, "counts": {"LUT4": 1000, "DP16KD": 2},
+                                              "lut_equivalents": 1200, "per_mac": 25.0}
+    assert main([*arguments, "--blocks", "dense"]) == 0 and asked[2:] == ["dense"]
+
+
+@pytest.mark.soak
+def test_an_array_costs_the_same_alone_and_in_the_accelerator(tmp_path):
+    arguments = ["--presets", "tiny", "--targets", "xc7", "--seeds", "0", "--build", str(tmp_path), "--blocks"]
+    assert main([*arguments, "accelerator", "dense", "sparse"]) == 0
+    inside = json.loads((tmp_path / "table.json").read_text())["areas"][1:]
+    assert main([*arguments, "dense", "sparse"]) == 0
+    for array, alone in zip(inside, json.loads((tmp_path / "table.json").read_text())["areas"], strict=True):
+        assert array.keys() == alone.keys() and array["block"] == alone["block"]
+        assert array["lut_equivalents"] == pytest.approx(alone["lut_equivalents"], rel=0.01)
+        assert array["counts"]["FF"] == alone["counts"]["FF"]
+
+
 def test_a_failure_is_noted_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -87,7 +119,7 @@ def test_a_failure_is_noted_and_the_others_go_on(tmp_path, monkeypatch, capsys):
         asked.append((config.name, block, kind.name))
         if block == "sparse":
             raise AreaError("memories became flip-flops")
-        return entry(config.name, block, kind.name) | {"cells": {}}
+        return entry(config.name, block, kind.name) | {"cells": {}, "hierarchy": []}
 
     monkeypatch.setattr(table, "figures", found)
     monkeypatch.setattr(table, "convert", lambda *arguments: None)
