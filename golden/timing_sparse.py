@@ -70,8 +70,9 @@ class SparseArray:
         self.popped = np.full((len(self.pushed) + 1, rows), -1)
         self.free, self.drained = np.zeros((2, rows), np.int64)
         self.slot = 0           # of the next pushes
-        self.aligned = -1       # first cycle in which the window in the array's register may be broadcast; -1: none is
-        self.broadcast = -1     # cycle of the last window's broadcast
+        # First cycle in which the window in the array's first register may go to the second one, and in which the one in
+        # the second may be broadcast, or -1 where there is none; cycles in which the last ones did.
+        self.aligned = self.dealt = self.moved = self.broadcast = -1
         self.tile_push = np.full(rows, -1)      # cycles in which the last tile's last items were pushed
         self.broadcasts: list[int] = []         # of each slot
         self.finished: list[int] = []   # as of `golden.timing.DenseArray`
@@ -89,24 +90,34 @@ class SparseArray:
     def _broadcast(self) -> bool:
         """Broadcast the next window, if it is there and its time is known."""
         place = self.slot % self.slots
-        if self.aligned < 0:
-            if not self.fetcher.there:
+        if self.dealt < 0:
+            if self.aligned < 0:
+                self._take()
+            if self.aligned < 0:
                 return False
-            popped = max(self.fetcher.there[0], self.broadcast)
-            self.fetcher.pop(popped)
-            self.aligned = popped + 1
-        room = self._first_broadcast(self.aligned) if place == 0 else (
+            self.moved = max(self.aligned, self.broadcast)
+            self.aligned, self.dealt = -1, self.moved + 1
+        if self.aligned < 0:
+            self._take()
+        room = self._first_broadcast(self.dealt) if place == 0 else (
             int(self.popped.take(self.back[self.slot]).max()) + 1)
-        cycle = max(self.aligned, room)
+        cycle = max(self.dealt, room)
         if cycle >= UNKNOWN:
             return False
-        self.broadcast, self.aligned = cycle, -1
+        self.broadcast, self.dealt = cycle, -1
         if place == 0:
             self._begin_tile(self.slot // self.slots)
         for _ in range(1 if place < self.slots - 2 else 2):     # the tile's last item follows its last window
             self.broadcasts.append(cycle)
             self._push()
         return True
+
+    def _take(self) -> None:
+        """Take the next window from the fetcher, if it is there."""
+        if self.fetcher.there:
+            popped = max(self.fetcher.there[0], self.moved)
+            self.fetcher.pop(popped)
+            self.aligned = popped + 1
 
     def _first_broadcast(self, cycle: int) -> int:
         """Return when a tile's first window is broadcast, from `cycle` on: rows must have room, be it just for the

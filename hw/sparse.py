@@ -2,7 +2,7 @@
 
 A window is broadcast to all rows; a row keeps it only if something in it is not zero, in a queue:
 
-    windows ─> aligned ─┬─> queue 0 ─> row 0: one nonzero per cycle ─> PE row 0
+    windows ─> aligned ─> dealt ─┬─> queue 0 ─> row 0: one nonzero per cycle ─> PE row 0
                         ├─> queue 1 ─> row 1
                         ...
 
@@ -191,9 +191,9 @@ class SparseArray(wiring.Component):
         ends = Signal(layout["ends"], reset_less=True)
         lines = Signal(data.ArrayLayout(data.ArrayLayout(4, rows + 2), LINE_TAPS), reset_less=True)
         mask = Signal.like(window.mask, reset_less=True)
-        valid = Signal()
-        accept = Signal()   # the aligned window is broadcast
-        m.d.comb += self.windows.ready.eq(~valid | accept)
+        valid, dealt = Signal(), Signal()   # a window is aligned; one is dealt
+        move, accept = Signal(), Signal()   # the aligned window is dealt; the dealt one is broadcast
+        m.d.comb += [self.windows.ready.eq(~valid | move), move.eq(valid & (~dealt | accept))]
         with m.If(self.windows.ready):
             m.d.sync += valid.eq(self.windows.valid)
             m.d.sync += [lines[line].eq(kernel_line(m, window.nibbles.as_value(), self.pitch, config.window_width, line,
@@ -202,19 +202,19 @@ class SparseArray(wiring.Component):
             m.d.sync += [ends[name].eq(window[name]) for name in layout["ends"].members]
             m.d.sync += mask.eq(window.mask)
 
-        # Tiles broadcast and tiles read, modulo 4, and their masks.
+        # Tiles dealt and tiles read, modulo 4, and their masks.
         masks = Array(skews(rows))
         bits = [bit for bit in reversed(range(3)) if any(number >> bit & 1 for number in masks)]
-        broadcast, read = Signal(2), Signal(2)
+        given, read = Signal(2), Signal(2)
         deal, undeal = Signal(3), Signal(3)
-        m.d.comb += deal.eq(masks[broadcast])
+        m.d.comb += deal.eq(masks[given])
         m.d.sync += [
-            broadcast.eq(broadcast + (accept & ends.tile_last)),
+            given.eq(given + (move & ends.tile_last)),
             read.eq(read + self.tiles.release),
             undeal.eq(masks[read]),     # of the accumulators asked for in the last cycle
         ]
         with m.If(self.start):
-            m.d.sync += [broadcast.eq(0), read.eq(0)]
+            m.d.sync += [given.eq(0), read.eq(0)]
 
         # Deal pixels to rows. Rows that are dealt together share nibbles, three of each line per row.
         present = []    # by pixel
@@ -228,11 +228,22 @@ class SparseArray(wiring.Component):
         row_taps = [row for block in exchanged(m, present, deal, bits, name="taps") for row in block]
         row_columns = [block[row:][:LINE_TAPS] for block in exchanged(m, columns, deal, bits, 2, "columns")
                        for row in range(len(block) - 2)]
+        shares = [Signal(row_window_layout(config), name=f"share{row}", reset_less=True) for row in range(rows)]
+        with m.If(~dealt | accept):
+            m.d.sync += dealt.eq(valid)
+            for share, taps, columns in zip(shares, row_taps, row_columns, strict=True):
+                m.d.sync += [
+                    Cat(share.nibbles).eq(Cat(column.word_select(line, 4) for line in range(LINE_TAPS)
+                                              for column in columns)),
+                    share.plan.eq(plan),
+                    share.plan.taps.eq(taps),
+                    share.ends.eq(ends),
+                ]
 
         m.submodules.halves = halves = WeightHalves()
         load = inverted(m, self.load)
         accs = []       # by row
-        ready, complete, busy, drain, bank, idle = [], [], [], [], [], [~valid]
+        ready, complete, busy, drain, bank, idle = [], [], [], [], [], [~valid, ~dealt]
         finished = []   # rows that are done with the k-tile
         release = Signal()
         for row in range(rows):
@@ -242,11 +253,7 @@ class SparseArray(wiring.Component):
             m.d.sync += done.eq(done + sparse_row.ktile_done - release)
             finished.append(done != 0)
             m.d.comb += [
-                Cat(sparse_row.window.nibbles).eq(
-                    Cat(column.word_select(line, 4) for line in range(LINE_TAPS) for column in row_columns[row])),
-                *(sparse_row.window.plan[name].eq(plan[name]) for name in layout["plan"].members if name != "taps"),
-                sparse_row.window.plan.taps.eq(row_taps[row]),
-                sparse_row.window.ends.eq(ends),
+                sparse_row.window.eq(shares[row]),
                 sparse_row.en.eq(accept),
                 sparse_row.load.beat.eq(load),
                 sparse_row.load.en.eq(self.load_en),
@@ -263,7 +270,7 @@ class SparseArray(wiring.Component):
         by_pixel = [acc for block in exchanged(m, accs, undeal, bits, name="accs") for acc in block]
         m.d.comb += [self.tiles.acc[pixel].eq(by_pixel[pixel]) for pixel in range(rows)]
         m.d.comb += [
-            accept.eq(valid & Cat(ready).all()),
+            accept.eq(dealt & Cat(ready).all()),
             release.eq(Cat(finished).all()),
             halves.commit.eq(self.load_en & commits(self.load)),
             halves.take.eq(self.ktile_take | self.ktile_skip),
