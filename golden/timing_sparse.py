@@ -70,8 +70,8 @@ class SparseArray:
         self.popped = np.full((len(self.pushed) + 1, rows), -1)
         self.free, self.drained = np.zeros((2, rows), np.int64)
         self.slot = 0           # of the next pushes
-        # First cycle in which the window in the array's first register may go to the second one, and in which the one in
-        # the second may be broadcast, or -1 where there is none; cycles in which the last ones did.
+        # First cycle in which the window in the first register may go to the second one, and in which the one in the
+        # second may be broadcast, or -1 where there is none; cycles in which the last ones did.
         self.aligned = self.dealt = self.moved = self.broadcast = -1
         self.tile_push = np.full(rows, -1)      # cycles in which the last tile's last items were pushed
         self.broadcasts: list[int] = []         # of each slot
