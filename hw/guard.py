@@ -6,7 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 
-__all__ = ["WriteGuard"]
+__all__ = ["GUARD_CYCLES", "WriteGuard"]
+
+GUARD_CYCLES = 4
 
 
 class WriteGuard(wiring.Component):
@@ -22,7 +24,7 @@ class WriteGuard(wiring.Component):
     base : In(addr_bits)
         Nibble address of a write's first nibble.
     inside : Out(rows bits, one more if rows is odd)
-        Nibbles of the write that lie in the region, four cycles after its address was given.
+        Nibbles of the write that lie in the region, GUARD_CYCLES after its address was given.
     """
 
     def __init__(self, config: Config) -> None:

@@ -1,0 +1,139 @@
+"""The post-processor's formula, row by row.
+
+What all rows share (the layer's fields, the channel's parameters) is made once, by `Shared`; `result` is a row's part.
+Cycles are counted from the step's issue.
+
+     2 accumulators of each array   5 sums of two partial products        9, 10 shift
+     3 sum of the arrays, nibbles   6 sums of four                       11 clamp
+     4 factors                      7 products, with what is added        12 dead zone
+                                    8 total
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+
+from .config import MULT_BITS, Config
+from .interfaces import param_layout
+from .product import CODE_BITS, correction, joined, narrowed, partial_sums, recoded
+
+__all__ = ["Result", "Shared", "number", "result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What comes out of a row.
+
+    Parameters
+    ----------
+    nibble : Signal
+        Of the plane that is written.
+    nonzero : Signal
+        The whole number.
+    """
+
+    nibble: Signal
+    nonzero: Signal
+
+
+class Shared:
+    """What all rows work with.
+
+    Parameters
+    ----------
+    m : Module
+    config : Config
+    layer : layer_layout
+    param : Value
+        Of the channel, read in cycle 1.
+    plane : Value
+        Plane that is written, in cycle 11.
+    """
+
+    def __init__(self, m: Module, config: Config, layer: Any, param: Value, plane: Value) -> None:
+        self.config, self.layer, self.plane = config, layer, plane
+        read = Signal(param_layout(config), reset_less=True)
+        rounding = Signal(config.bias_bits, reset_less=True)
+        codes = [Signal(CODE_BITS, name=name, reset_less=True) for name in ("m_code", "r_code")]
+        self.codes = [Signal(CODE_BITS, name=f"{code.name}_now", reset_less=True) for code in codes]
+        rounded = [Signal(signed(config.bias_bits + 1), name=f"rounded{cycle}", reset_less=True) for cycle in (3, 4)]
+        corrections = Signal(MULT_BITS + 1, reset_less=True)
+        offset = Signal(signed(config.bias_bits + 1), reset_less=True)
+        self.offset = Signal.like(offset)
+        m.d.sync += [
+            rounding.eq((1 << layer.shift) >> 1),
+            read.eq(param),
+            codes[0].eq(recoded(read.m)), codes[1].eq(recoded(Mux(layer.residual, read.r, 0))),
+            rounded[0].eq(read.b + rounding),
+            Cat(self.codes).eq(Cat(codes)),
+            rounded[1].eq(rounded[0]), corrections.eq(correction(codes[0]) + correction(codes[1])),
+            offset.eq(rounded[1] + corrections),
+            self.offset.eq(offset),
+        ]
+        # Bits that a result of the layer's format has in common with its sign; what is too small, of either sign.
+        is_signed, wide = layer.out_format.signed, layer.out_format.wide
+        self.fixed = Signal(8, reset_less=True)
+        self.zone, self.zone_below = Signal(8, reset_less=True), Signal(8, reset_less=True)
+        m.d.sync += [
+            self.fixed.eq(Mux(is_signed, Mux(wide, 0x80, 0xf8), Mux(wide, 0, 0xf0))),
+            self.zone.eq(layer.dead_zone),
+            self.zone_below.eq(Mux(layer.dead_zone == 0, 0, layer.dead_zone - 1)),
+        ]
+
+
+def number(low: Value, high: Value, fmt: Any) -> Value:
+    """Return a number made of its planes."""
+    sign = low[3] & fmt.signed
+    return Mux(fmt.wide, Cat(low, high, high[3] & fmt.signed), Cat(low, sign.replicate(5))).as_signed()
+
+
+def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x: Value) -> Result:
+    """Carry a row through.
+
+    Parameters
+    ----------
+    m : Module
+    shared : Shared
+    row : int
+    accs : list of Value
+        Of each array, in cycle 2; 0 where it has no part, and of all in an element-wise layer.
+    res, x : Value
+        The numbers read, in cycle 3; x is 0 but in an element-wise layer.
+    """
+    config, layer = shared.config, shared.layer
+    add_bits = config.bias_bits + 2
+
+    def register(name: str, value: Value, shape: Any = None) -> Signal:
+        signal = Signal(value.shape() if shape is None else shape, name=f"{name}{row}", reset_less=True)
+        m.d.sync += signal.eq(value)
+        return signal
+
+    acc = register("acc", sum(accs), signed(config.acc_bits))
+    # An element-wise layer has no accumulators: so one or the other is 0, and x's sign sets all the bits above it.
+    factor = Signal(signed(config.acc_bits), name=f"factor{row}", reset_less=True)
+    m.d.sync += factor.eq(Cat(acc[:len(x)] | x.as_unsigned(), Mux(x[-1], -1, acc[len(x):])))
+    factors = factor, register("res", res)
+    sums = []
+    for value, code, name in zip(factors, shared.codes, ("m", "r"), strict=True):
+        sums.append(partial_sums(m, f"{name}{row}", value, code))
+    product = register("product", joined(*sums[0]), signed(config.bias_bits))
+    others = register("others", joined(*sums[1]) + shared.offset, signed(add_bits))
+    total = register("total", product + others, signed(add_bits))
+    low, beyond, negative = narrowed(m, f"shifted{row}", total, layer.shift, 8)
+
+    # Clamp, then compare the magnitude: of a negative one, what it has but for 1.
+    clamped = Signal(8, name=f"clamped{row}", reset_less=True)
+    below = Signal(name=f"below{row}", reset_less=True)
+    limit = shared.fixed ^ ~negative.replicate(8)
+    too_large = beyond | ((low ^ negative.replicate(8)) & shared.fixed).any()
+    m.d.sync += [below.eq(negative & layer.out_format.signed), clamped.eq(Mux(too_large, limit, low))]
+    with m.If(negative & ~layer.out_format.signed):
+        m.d.sync += clamped.eq(0)
+    magnitude = clamped ^ below.replicate(8)
+    small = magnitude < Mux(below, shared.zone_below, shared.zone)
+    nibble, nonzero = Signal(4, name=f"nibble{row}", reset_less=True), Signal(name=f"nonzero{row}", reset_less=True)
+    m.d.sync += [nibble.eq(Mux(shared.plane, clamped[4:], clamped[:4])), nonzero.eq(clamped.any())]
+    with m.If(small):
+        m.d.sync += [nibble.eq(0), nonzero.eq(0)]
+    return Result(nibble, nonzero)
