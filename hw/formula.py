@@ -71,14 +71,13 @@ class Shared:
             offset.eq(rounded[1] + corrections),
             self.offset.eq(offset),
         ]
-        # Bits that a result of the layer's format has in common with its sign; what is too small, of either sign.
+        # Bits that a result of the layer's format has in common with its sign. Twice the dead zone, see `result`.
         is_signed, wide = layer.out_format.signed, layer.out_format.wide
         self.fixed = Signal(8, reset_less=True)
-        self.zone, self.zone_below = Signal(8, reset_less=True), Signal(8, reset_less=True)
+        self.zone = Signal(9, reset_less=True)
         m.d.sync += [
             self.fixed.eq(Mux(is_signed, Mux(wide, 0x80, 0xf8), Mux(wide, 0, 0xf0))),
-            self.zone.eq(layer.dead_zone),
-            self.zone_below.eq(Mux(layer.dead_zone == 0, 0, layer.dead_zone - 1)),
+            self.zone.eq(Mux(layer.dead_zone == 0, 0, (layer.dead_zone << 1) - 1)),
         ]
 
 
@@ -111,9 +110,11 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
 
     acc = register("acc", sum(accs), signed(config.acc_bits))
     # An element-wise layer has no accumulators: so one or the other is 0, and x's sign sets all the bits above it.
-    factor = Signal(signed(config.acc_bits), name=f"factor{row}", reset_less=True)
-    m.d.sync += factor.eq(Cat(acc[:len(x)] | x.as_unsigned(), Mux(x[-1], -1, acc[len(x):])))
-    factors = factor, register("res", res)
+    lower = register("lower", acc[:len(x)] | x.as_unsigned())
+    upper = register("upper", acc[len(x):])
+    with m.If(x[-1]):
+        m.d.sync += upper.eq(~0)
+    factors = Cat(lower, upper).as_signed(), register("res", res)
     sums = []
     for value, code, name in zip(factors, shared.codes, ("m", "r"), strict=True):
         sums.append(partial_sums(m, f"{name}{row}", value, code))
@@ -122,7 +123,7 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
     total = register("total", product + others, signed(add_bits))
     low, beyond, negative = narrowed(m, f"shifted{row}", total, layer.shift, 8)
 
-    # Clamp, then compare the magnitude: of a negative one, what it has but for 1.
+    # Clamp, then compare. A negative number, inverted, is its magnitude less 1: `twice` is less by 1 than twice that.
     clamped = Signal(8, name=f"clamped{row}", reset_less=True)
     below = Signal(name=f"below{row}", reset_less=True)
     limit = shared.fixed ^ ~negative.replicate(8)
@@ -130,10 +131,9 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
     m.d.sync += [below.eq(negative & layer.out_format.signed), clamped.eq(Mux(too_large, limit, low))]
     with m.If(negative & ~layer.out_format.signed):
         m.d.sync += clamped.eq(0)
-    magnitude = clamped ^ below.replicate(8)
-    small = magnitude < Mux(below, shared.zone_below, shared.zone)
+    twice = Cat(below, clamped ^ below.replicate(8))
     nibble, nonzero = Signal(4, name=f"nibble{row}", reset_less=True), Signal(name=f"nonzero{row}", reset_less=True)
     m.d.sync += [nibble.eq(Mux(shared.plane, clamped[4:], clamped[:4])), nonzero.eq(clamped.any())]
-    with m.If(small):
+    with m.If(twice < shared.zone):
         m.d.sync += [nibble.eq(0), nonzero.eq(0)]
     return Result(nibble, nonzero)

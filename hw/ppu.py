@@ -151,33 +151,41 @@ class PostProcessor(wiring.Component):
         copy = Signal()         # upsample: line copy; space-to-depth: column parity
         plane = Signal()
         first_part, last_part = segment.parts
-        last_step = (plane == layer.out_format.wide) & (copy == by_line) & (part == last_part)
+        wide = layer.out_format.wide
+        next_plane = plane ^ wide
+        next_copy = copy ^ (by_line & (plane == wide))
+        next_part = part | (plane == wide) & (copy == by_line)
 
         # Reads of a step, in order; the step is issued with the last one.
         reads = Signal(Read)
         first_x, first_read = Signal(Read), Signal(Read)
+        single_read, single_x = Signal(), Signal()
         m.d.sync += [
             first_x.eq(Mux(layer.x_format.wide, Read.X_HIGH, Read.X_LOW)),
             first_read.eq(Mux(layer.residual, Mux(layer.res_format.wide, Read.RES_HIGH, Read.RES_LOW), first_x)),
+            single_x.eq(~layer.x_format.wide),
+            single_read.eq(Mux(layer.residual, ~layer.res_format.wide & ~layer.elementwise,
+                               ~layer.elementwise | ~layer.x_format.wide)),
         ]
-        last_read = (reads == Read.X_LOW) | (reads == Read.RES_LOW) & ~layer.elementwise | ~any_read
 
+        # Whether this is the last of several is known in a register for each: all of them together end a segment.
+        last_read, last_step, last_lane = Signal(), Signal(), Signal()
         taking, waiting, stepping = Signal(), Signal(), Signal()
         issue, step_end, segment_end = Signal(), Signal(), Signal()
         m.d.comb += [
             issue.eq(stepping & last_read),
-            step_end.eq(issue & last_step),
-            segment_end.eq(step_end & (lane == segment.last_lane)),
+            step_end.eq(stepping & last_read & last_step),
+            segment_end.eq(stepping & last_read & last_step & last_lane),
         ]
         with m.If(issue | ~stepping):
-            m.d.sync += reads.eq(first_read)
+            m.d.sync += [reads.eq(first_read), last_read.eq(single_read)]
         with m.Else(), m.Switch(reads):
             with m.Case(Read.RES_HIGH):
-                m.d.sync += reads.eq(Read.RES_LOW)
+                m.d.sync += [reads.eq(Read.RES_LOW), last_read.eq(~layer.elementwise)]
             with m.Case(Read.RES_LOW):
-                m.d.sync += reads.eq(first_x)
+                m.d.sync += [reads.eq(first_x), last_read.eq(single_x)]
             with m.Default():
-                m.d.sync += reads.eq(Read.X_LOW)
+                m.d.sync += [reads.eq(Read.X_LOW), last_read.eq(1)]
 
         running = Signal()
         take = taking & walker.valid
@@ -188,20 +196,25 @@ class PostProcessor(wiring.Component):
         with m.If(self.start):
             m.d.sync += [running.eq(1), taking.eq(1), first.eq(1)]
         with m.If(take):
+            m.d.sync += [taking.eq(0), waiting.eq(first), stepping.eq(~first)]
+        with m.If(taking):
+            first_now, last_now = walker.segment.parts
             m.d.sync += [
-                segment.eq(walker.segment), taking.eq(0), waiting.eq(first), stepping.eq(~first),
-                lane.eq(0), copy.eq(0), plane.eq(0), part.eq(walker.segment.parts[0]),
+                segment.eq(walker.segment), lane.eq(0), copy.eq(0), plane.eq(0), part.eq(first_now),
+                last_step.eq(~wide & ~by_line & (first_now == last_now)), last_lane.eq(walker.segment.last_lane == 0),
             ]
         with m.If(waiting & tile_ready):
             m.d.sync += [waiting.eq(0), stepping.eq(1)]
         with m.If(issue):
-            m.d.sync += plane.eq(plane ^ layer.out_format.wide)
-            with m.If(plane == layer.out_format.wide):
-                m.d.sync += copy.eq(copy ^ by_line)
-                with m.If(copy == by_line):
-                    m.d.sync += part.eq((part != last_part) | first_part)
+            m.d.sync += [
+                plane.eq(next_plane), copy.eq(next_copy), part.eq(next_part),
+                last_step.eq((next_plane == wide) & (next_copy == by_line) & (next_part == last_part)),
+            ]
         with m.If(step_end):
-            m.d.sync += lane.eq(lane + 1)
+            m.d.sync += [
+                lane.eq(lane + 1), last_lane.eq(lane + 1 == segment.last_lane), part.eq(first_part),
+                last_step.eq(~wide & ~by_line & (first_part == last_part)),
+            ]
         with m.If(segment_end):
             m.d.sync += [stepping.eq(0), taking.eq(~segment.ends_layer), first.eq(segment.ends_tile)]
             with m.If(segment.ends_layer):
