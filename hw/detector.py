@@ -205,7 +205,8 @@ class SparsityDetector(wiring.Component):
         m.submodules.histogram = histogram = Memory(shape=sums, depth=BINS, init=[])
         bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
         bins_used = Signal(BINS)
-        in_bin, of_bin = Signal(sums), Signal(sums)     # what is read, now and in the cycle before
+        in_bin = Signal(sums)
+        item = Signal(sums)     # what was read of the bin in the cycle before; while labelling, of a channel
         added = Signal.like(its)
         again = Signal()        # it is the bin that was written in the cycle before
         sum_before, base = Signal(sums), Signal(sums)
@@ -214,21 +215,22 @@ class SparsityDetector(wiring.Component):
         m.d.comb += [
             bin_read.addr.eq(Mux(cutting, bin_next, its_bin)),
             in_bin.eq(Mux(bins_used.bit_select(bin_read.addr, 1), bin_read.data.as_value(), 0)),
-            base.eq(Mux(again, sum_before, of_bin)),
+            base.eq(Mux(again, sum_before, item)),
             bin_write.data.nonzeros.eq(base.nonzeros + added.nonzeros),
             bin_write.data.both.eq(base.both + added.both),
         ]
         m.d.sync += [
-            of_bin.eq(in_bin), added.eq(its), bin_write.addr.eq(its_bin), bin_write.en.eq(binned),
+            item.eq(in_bin), added.eq(its), bin_write.addr.eq(its_bin), bin_write.en.eq(binned),
             again.eq(bin_write.en & (bin_write.addr == its_bin)), sum_before.eq(bin_write.data),
         ]
         with m.If(binned):
             m.d.sync += bins_used.eq(bins_used | (1 << its_bin))
 
-        # Whether the next bin, read in the cycle before, still goes to sparse.
+        # Whether the next bin, or the channel in the bin of the cut, still goes to sparse.
         bin_cut = Signal(range(BINS + 1))
         bin_here = Signal()
-        bin_fits = layer.balance & (bin_cut != BINS) & (of_bin.nonzeros < gap)
+        bin_may = layer.balance & ~bin_cut[-1]
+        fits = item.nonzeros < gap
 
         # Label table: two of them, the slot says which one is valid.
         m.submodules.labels = labels = Memory(shape=label_layout(), depth=2 * config.label_depth, init=[])
@@ -255,23 +257,23 @@ class SparsityDetector(wiring.Component):
         # Fourth: the choice. Fifth: it is written.
         coming, here, chosen, writing = (Signal(name=name) for name in ("coming", "here", "chosen", "writing"))
         count, old_sparse = Signal(count_bits), Signal()
-        picked = Signal(data.StructLayout({"count": count_bits, "both": count_bits + 1, "few": 1, "sparse": 1,
-                                           "bin": LABEL_BIN_BITS}))
-        fits = picked.count < gap
+        picked = Signal(data.StructLayout({"dead": 1, "few": 1, "sparse": 1, "bin": LABEL_BIN_BITS}))
         at_cut = picked.bin == bin_cut
         balanced = (picked.bin < bin_cut) | at_cut & fits
         label = Signal(label_layout())
         m.d.sync += [
             Cat(coming, here, chosen, writing).eq(Cat(reading, coming, here, chosen)),
             count.eq(counts_read.data), old_sparse.eq(scheduler_read.data.sparse),
-            picked.count.eq(count), picked.bin.eq(bin_of(count)), picked.both.eq(count + layer.dense_cost),
+            picked.dead.eq(count == 0), picked.bin.eq(bin_of(count)),
             picked.few.eq(count < layer.label_limit), picked.sparse.eq(old_sparse),
-            label.dead.eq(picked.count == 0),
+            label.dead.eq(picked.dead),
             label.bin.eq(picked.bin),
             label.sparse.eq(Mux(refresh, Mux(layer.balance, balanced, picked.few), picked.sparse)),
         ]
-        with m.If(chosen & at_cut & fits):
-            m.d.sync += gap.eq(gap - picked.both)
+        with m.If(labelling):
+            m.d.sync += [item.nonzeros.eq(count), item.both.eq(count + layer.dense_cost)]
+        with m.If((cutting & bin_here & bin_may | chosen & at_cut) & fits):
+            m.d.sync += gap.eq(gap - item.both)
         host_write = self.load_en & (load.space == Space.LABEL)
         host_slot = load.address[config.label_bits:][:config.slot_bits]
         with m.If(writing):
@@ -308,8 +310,8 @@ class SparsityDetector(wiring.Component):
                 m.d.comb += cutting.eq(1)
                 m.d.sync += [bin_next.eq(bin_next + 1), bin_here.eq(1)]
                 with m.If(bin_here):
-                    with m.If(bin_fits):
-                        m.d.sync += [bin_cut.eq(bin_cut + 1), gap.eq(gap - of_bin.both)]
+                    with m.If(bin_may & fits):
+                        m.d.sync += bin_cut.eq(bin_cut + 1)
                     with m.Else():
                         m.next = "LABEL"
             with m.State("LABEL"):

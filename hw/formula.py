@@ -3,10 +3,10 @@
 What all rows share (the layer's fields, the channel's parameters) is made once, by `Shared`; `result` is a row's part.
 Cycles are counted from the step's issue.
 
-     2 accumulators of each array   5 sums of two partial products        9, 10 shift
-     3 sum of the arrays, nibbles   6 sums of four                       11 clamp
-     4 factors                      7 products, with what is added        12 dead zone
-                                    8 total
+     2 accumulators of each array    5 factors                          9 total
+     3 sum of the arrays, nibbles    6 sums of two partial products    10, 11 shift
+     4 numbers                       7 sums of four                    12 clamp
+                                     8 products, with what is added    13 dead zone
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from .interfaces import param_layout
 from .product import CODE_BITS, correction, joined, narrowed, partial_sums, recoded
 
 __all__ = ["Result", "Shared", "number", "result"]
+
+GROUPS = 4      # of rows, with parameters of their own
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,43 @@ class Shared:
     config : Config
     layer : layer_layout
     param : Value
-        Of the channel, read in cycle 1.
+        Of the channel, read in cycle 2.
     plane : Value
-        Plane that is written, in cycle 11.
+        Plane that is written, in cycle 12.
     """
 
     def __init__(self, m: Module, config: Config, layer: Any, param: Value, plane: Value) -> None:
         self.config, self.layer, self.plane = config, layer, plane
         read = Signal(param_layout(config), reset_less=True)
         rounding = Signal(config.bias_bits, reset_less=True)
-        codes = [Signal(CODE_BITS, name=name, reset_less=True) for name in ("m_code", "r_code")]
-        self.codes = [Signal(CODE_BITS, name=f"{code.name}_now", reset_less=True) for code in codes]
-        rounded = [Signal(signed(config.bias_bits + 1), name=f"rounded{cycle}", reset_less=True) for cycle in (3, 4)]
+        codes = [[Signal(CODE_BITS, name=f"{name}_code{half}", init=-half % (1 << CODE_BITS), reset_less=True)
+                  for half in range(2)] for name in ("m", "r")]
+        rounded = [Signal(signed(config.bias_bits + 1), name=f"rounded{cycle}", reset_less=True) for cycle in (4, 5)]
         corrections = Signal(MULT_BITS + 1, reset_less=True)
         offset = Signal(signed(config.bias_bits + 1), reset_less=True)
         self.offset = Signal.like(offset)
         m.d.sync += [
             rounding.eq((1 << layer.shift) >> 1),
             read.eq(param),
-            codes[0].eq(recoded(read.m)), codes[1].eq(recoded(Mux(layer.residual, read.r, 0))),
+            *(code.eq(recoded(read.m)) for code in codes[0]),
+            *(code.eq(recoded(Mux(layer.residual, read.r, 0))) for code in codes[1]),
             rounded[0].eq(read.b + rounding),
-            Cat(self.codes).eq(Cat(codes)),
-            rounded[1].eq(rounded[0]), corrections.eq(correction(codes[0]) + correction(codes[1])),
+            rounded[1].eq(rounded[0]), corrections.eq(correction(codes[0][0]) + correction(codes[1][0])),
             offset.eq(rounded[1] + corrections),
             self.offset.eq(offset),
         ]
+        # One flip-flop cannot serve all rows at this clock. Those of another initial value are not merged by synthesis.
+        self.codes, self.shifts = [], []
+        for group in range(GROUPS):
+            init = -(group % 2)
+            shift = Signal(len(layer.shift), name=f"shift{group}", init=init % (1 << len(layer.shift)), reset_less=True)
+            mine = [Signal(CODE_BITS, name=f"{name}_code_of{group}", init=init % (1 << CODE_BITS), reset_less=True)
+                    for name in ("m", "r")]
+            m.d.sync += [shift.eq(layer.shift),
+                         *(code.eq(source[group // 2]) for code, source in zip(mine, codes, strict=True))]
+            self.codes.append(mine)
+            self.shifts.append(shift)
+
         # Bits that a result of the layer's format has in common with its sign. Twice the dead zone, see `result`.
         is_signed, wide = layer.out_format.signed, layer.out_format.wide
         self.fixed = Signal(8, reset_less=True)
@@ -98,7 +112,7 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
     accs : list of Value
         Of each array, in cycle 2; 0 where it has no part, and of all in an element-wise layer.
     res, x : Value
-        The numbers read, in cycle 3; x is 0 but in an element-wise layer.
+        The numbers read, in cycle 3.
     """
     config, layer = shared.config, shared.layer
     add_bits = config.bias_bits + 2
@@ -108,20 +122,25 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
         m.d.sync += signal.eq(value)
         return signal
 
-    acc = register("acc", sum(accs), signed(config.acc_bits))
+    acc = register("acc", register("sum", sum(accs), signed(config.acc_bits)))
+    x = register("x", x)
+    with m.If(~layer.elementwise):
+        m.d.sync += x.eq(0)
     # An element-wise layer has no accumulators: so one or the other is 0, and x's sign sets all the bits above it.
     lower = register("lower", acc[:len(x)] | x.as_unsigned())
-    upper = register("upper", acc[len(x):])
+    upper = Signal(config.acc_bits - len(x), name=f"upper{row}", init=-1, reset_less=True)  # set, not cleared
+    m.d.sync += upper.eq(acc[len(x):])
     with m.If(x[-1]):
         m.d.sync += upper.eq(~0)
-    factors = Cat(lower, upper).as_signed(), register("res", res)
+    factors = Cat(lower, upper).as_signed(), register("res", register("res_read", res))
+    group = GROUPS * row // config.rows
     sums = []
-    for value, code, name in zip(factors, shared.codes, ("m", "r"), strict=True):
+    for value, code, name in zip(factors, shared.codes[group], ("m", "r"), strict=True):
         sums.append(partial_sums(m, f"{name}{row}", value, code))
     product = register("product", joined(*sums[0]), signed(config.bias_bits))
     others = register("others", joined(*sums[1]) + shared.offset, signed(add_bits))
     total = register("total", product + others, signed(add_bits))
-    low, beyond, negative = narrowed(m, f"shifted{row}", total, layer.shift, 8)
+    low, beyond, negative = narrowed(m, f"shifted{row}", total, shared.shifts[group], 8)
 
     # Clamp, then compare. A negative number, inverted, is its magnitude less 1: `twice` is less by 1 than twice that.
     clamped = Signal(8, name=f"clamped{row}", reset_less=True)

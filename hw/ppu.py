@@ -13,7 +13,7 @@ line where a transform moves lines apart. Per segment and output channel it make
 Every step takes the whole pipeline, so that nothing in it ever waits:
 
     cycle   0 lane and reads are asked for   1 accumulators, parameters come   2 nibbles come
-            2 to 12 the formula, see `hw.formula`   13 write
+            2 to 13 the formula, see `hw.formula`   14 write
 
 Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
 element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first. A strided x is
@@ -24,6 +24,7 @@ Whatever a layer's fields say, nothing outside out_base..out_end is written: `ou
 """
 
 from itertools import pairwise
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, enum, wiring
@@ -41,7 +42,7 @@ from .segments import SegmentWalker, half_rows, segment_layout
 
 __all__ = ["PostProcessor"]
 
-DEPTH = 12      # cycles from a step's issue to that in which its results are ready to be written
+DEPTH = 13      # cycles from a step's issue to that in which its results are ready to be written
 
 
 class Read(enum.Enum, shape=2):
@@ -112,7 +113,7 @@ class PostProcessor(wiring.Component):
 
         # What a layer's fields say, registered, for they go to many places.
         upsample, to_depth, by_line = Signal(), Signal(), Signal()
-        used = Signal(config.arrays)
+        unused = Signal(config.arrays)
         any_read = Signal()
         copy_step = Signal(addr_bits, reset_less=True)      # from a write to the next copy, or the odd columns
         half_copy = Signal(addr_bits, reset_less=True)      # to the next copy of the second half
@@ -120,7 +121,7 @@ class PostProcessor(wiring.Component):
             upsample.eq(layer.transform == Transform.UPSAMPLE),
             to_depth.eq(layer.transform == Transform.SPACE_TO_DEPTH),
             by_line.eq((layer.transform == Transform.UPSAMPLE) | (layer.transform == Transform.SPACE_TO_DEPTH)),
-            used.eq(self.used),
+            unused.eq(~self.used),
             any_read.eq(layer.residual | layer.elementwise),
             copy_step.eq(Mux(upsample, layer.width << 1, layer.out_channel >> 2)),
             half_copy.eq(copy_step + 2 * half_rows(config)),
@@ -237,9 +238,7 @@ class PostProcessor(wiring.Component):
 
         # From channel to channel of x; of a strided one, from pixel to pixel and line to line of four results.
         x_step = Signal(addr_bits, reset_less=True)
-        x_pixel = walker.segment.pixel
         if config.strided_widths:
-            x_pixel = Mux(layer.x_strided, x_pixel << 2, x_pixel)
             x_steps = [Signal(addr_bits, name=f"x_step{lane}", reset_less=True) for lane in range(3)]
             line_step = layer.width << 1
             m.d.sync += [x_steps[0].eq(Mux(layer.x_strided, 1, layer.x_channel)),
@@ -251,7 +250,7 @@ class PostProcessor(wiring.Component):
             m.d.sync += x_step.eq(layer.x_channel)
         out_begin, _ = channel("out", layer.out_base, layer.out_channel, Const(0, 1))
         _, res_place = channel("res", layer.res_base, layer.res_channel, walker.segment.pixel)
-        _, x_place = channel("x", layer.x_base, x_step, x_pixel)
+        _, x_place = channel("x", layer.x_base, x_step, walker.segment.x_pixel)
 
         # Cycle 0: what is read, of the arrays and in memory.
         step = data.StructLayout({
@@ -262,18 +261,19 @@ class PostProcessor(wiring.Component):
         now_lane = Signal.like(lane)
         release = Signal(config.arrays)
         param_addr = Signal(range(config.param_depth), reset_less=True)
+        param_next = Signal.like(param_addr)    # a cycle early
         of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
         high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
         m.d.sync += [
             now_lane.eq(lane),
-            release.eq(Mux(segment_end & segment.ends_tile, used, 0)),
-            param_addr.eq(segment.param + lane),
+            release.eq(Mux(segment_end & segment.ends_tile, ~unused, 0)),
+            param_next.eq(segment.param + lane), param_addr.eq(param_next),
             self.residual.en.eq(stepping & any_read),
             self.residual.addr.eq(Mux(of_x, x_place, res_place) + high_plane),
             self.busy.eq(issue),
             self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
         ]
-        m.d.comb += [param_read.addr.eq(param_addr), param_read.en.eq(steps[0].valid)]
+        m.d.comb += [param_read.addr.eq(param_addr), param_read.en.eq(steps[1].valid)]
         for array, tiles in enumerate(self.tiles):
             m.d.comb += [tiles.release.eq(release[array]), tiles.lane.eq(now_lane)]
 
@@ -334,7 +334,7 @@ class PostProcessor(wiring.Component):
                     for array in range(config.arrays)]
             for array, acc in enumerate(accs):
                 m.d.sync += acc.eq(self.tiles[array].acc[row])
-                with m.If(~used[array]):
+                with m.If(unused[array]):
                     m.d.sync += acc.eq(0)
             nibble = nibbles[row]
             x_nibble = Signal(4, name=f"x_nibble{row}")
@@ -350,35 +350,36 @@ class PostProcessor(wiring.Component):
                     m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
             x = number(x_nibble, held[Read.X_HIGH], layer.x_format)
             res = number(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)
-            results.append(result(m, shared, row, accs, res, Mux(layer.elementwise, x, 0)))
+            results.append(result(m, shared, row, accs, res, x))
 
-        # The write: order the rows as the transform wants them.
-        last = steps[DEPTH]
-        lanes = [Cat(result.nibble, last.rows[row]) for row, result in enumerate(results)]
-        none = Const(0, 5)
-
-        def rows_from(sources: list[int]) -> list[Value]:
-            return [lanes[row] if row < rows else none for row in sources]
-
+        # The write: order the rows as the transform wants them; which they are is known a cycle before.
+        before, last = steps[DEPTH - 1:]
         places = range(len(guard.inside))
         half = half_rows(config)
-        refused = Signal()
-        straight = rows_from(list(places))
-        doubled = [rows_from([part * half + place // 2 for place in places]) for part in range(2)]
-        strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
-        for place in places:
-            chosen = Mux(upsample, Mux(last.part, doubled[1][place], doubled[0][place]),
-                         Mux(to_depth, Mux(last.odd_first, strided[1][place], strided[0][place]), straight[place]))
-            nibble = Signal(5, name=f"place{place}")
-            m.d.comb += nibble.eq(chosen)
-            wanted = nibble[4] & last.valid
-            m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(wanted & guard.inside[place])]
-            with m.If(wanted & ~guard.inside[place]):
-                m.d.comb += refused.eq(1)
-        m.d.sync += [self.write.addr.eq(bases[-1]), self.outside.eq(refused)]
+
+        def ordered(items: list[Value], step: Any) -> list[Value]:
+            """Choose among the rows' items, for each place of the write."""
+            def rows_from(sources: list[int]) -> list[Value]:
+                return [items[row] if row < rows else Const(0, len(items[0])) for row in sources]
+
+            straight = rows_from(list(places))
+            doubled = [rows_from([part * half + place // 2 for place in places]) for part in range(2)]
+            strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
+            return [Mux(upsample, Mux(step.part, doubled[1][place], doubled[0][place]),
+                        Mux(to_depth, Mux(step.odd_first, strided[1][place], strided[0][place]), straight[place]))
+                    for place in places]
+
+        wanted = Signal(len(places))
+        m.d.sync += [
+            wanted.eq(Mux(before.valid, Cat(ordered(list(before.rows), before)), 0)),
+            *(place.eq(nibble) for place, nibble in
+              zip(self.write.data, ordered([result.nibble for result in results], last), strict=False)),
+            self.write.mask.eq(wanted & guard.inside),
+            self.write.addr.eq(bases[-1]),
+            self.outside.eq((wanted & ~guard.inside).any()),
+        ]
 
         # Each pixel is counted once.
-        before = steps[DEPTH - 1]
         counting = Signal(rows)
         m.d.sync += counting.eq(Cat(
             before.rows[row] & Mux(upsample, before.part == (row >= half), ~to_depth | (before.odd_first == row % 2))

@@ -59,7 +59,7 @@ def partial_sums(m: Module, name: str, a: Value, code: Value) -> tuple[Signal, S
 
     pairs = [register(digit, _added(partial[digit], partial[digit + 1], 2)) for digit in range(0, DIGITS - 2, 2)]
     tops = [register(digit, partial[digit]) for digit in range(DIGITS - 2, DIGITS)]
-    pairs.append(_added(*tops, 2))
+    pairs.append(_added(tops[0], tops[1], 2))
     low, high = (register(DIGITS + half, _added(pairs[half], pairs[half + 1], 4)) for half in (0, 2))
     return low, high
 
@@ -74,7 +74,7 @@ def _added(low: Value, high: Value, shift: int) -> Value:
     return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
 
 
-def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Signal, Signal, Signal]:
+def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Signal, Value, Signal]:
     """Shift down, and return the lowest bits, whether any higher one differs from the sign, and that; two cycles later.
 
     Halves of the way, then quarters and so on: a stage keeps the bits that the stages after it can still bring down.
@@ -91,7 +91,7 @@ def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tup
     bits : int
         How many to return.
     """
-    sign, beyond = value[-1], Const(0, 1)
+    sign, beyond = value[-1], []
 
     def register(what: str, value: Value) -> Signal:
         signal = Signal(len(value), name=f"{name}_{what}", reset_less=True)
@@ -103,9 +103,9 @@ def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tup
         step = 1 << place
         kept = min(len(value), bits + step - 1)
         by = shift[place]
-        beyond |= ~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any()
+        beyond.append(~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any())
         value = Mux(by, Cat(value[step:], sign.replicate(step))[:kept], value[:kept])
         if place in (middle, 0):
-            value, beyond, sign = (register(f"{what}{step}", part)
-                                   for what, part in (("kept", value), ("beyond", beyond), ("sign", sign)))
-    return value, beyond, sign
+            value, sign = register(f"kept{step}", value), register(f"sign{step}", sign)
+            beyond = [register(f"beyond{step}", Cat(beyond)).any()]
+    return value, beyond[0], sign

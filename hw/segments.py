@@ -32,6 +32,8 @@ def segment_layout(config: Config) -> data.StructLayout:
         With upsample: it has pixels in the upper half of the rows only; in both halves.
     pixel : addr_bits
         Pixel of row 0, over all samples.
+    x_pixel : addr_bits
+        Of x.
     where : addr_bits
         Where row 0 is written, from the start of the channel's plane on; but for what depends on the step.
     odd_line : 1 bit
@@ -44,9 +46,9 @@ def segment_layout(config: Config) -> data.StructLayout:
     ends_tile, ends_ktile, ends_layer : 1 bit
     """
     return data.StructLayout({
-        "rows": config.rows, "parts": 2, "pixel": config.addr_bits, "where": config.addr_bits, "odd_line": 1,
-        "behind": config.addr_bits + 1, "param": range(config.param_depth), "last_lane": range(config.cols),
-        "ends_tile": 1, "ends_ktile": 1, "ends_layer": 1,
+        "rows": config.rows, "parts": 2, "pixel": config.addr_bits, "x_pixel": config.addr_bits,
+        "where": config.addr_bits, "odd_line": 1, "behind": config.addr_bits + 1, "param": range(config.param_depth),
+        "last_lane": range(config.cols), "ends_tile": 1, "ends_ktile": 1, "ends_layer": 1,
     })
 
 
@@ -166,6 +168,7 @@ class SegmentWalker(wiring.Component):
                 segment.rows.eq(Cat((low <= row) & (row < high) for row in range(rows))),
                 segment.parts.eq(Cat(upsample & (low >= half), upsample & (high > half))),
                 segment.pixel.eq(pixel),
+                segment.x_pixel.eq(Mux(layer.x_strided, pixel << 2, pixel)),
                 segment.where.eq(Mux(upsample, pixel << 1, Mux(to_depth, pixel >> 1, pixel)) + drift),
                 segment.odd_line.eq(odd_line),
                 segment.behind.eq(after + Mux(ends_tile, 0, rest)),
