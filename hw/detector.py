@@ -2,6 +2,7 @@
 
 States, and what they cost after the layer's last count:
 
+    CLEAR   after a reset: the columns' counts become 0, one per cycle; they are again at a layer's end
     IDLE    nothing to do
     COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        4 cycles
             column of the k-tile. A channel's complete count goes straight on to the channels' counts
@@ -138,10 +139,11 @@ class SparsityDetector(wiring.Component):
                 with m.Case(Refresh.FROZEN):
                     m.d.sync += refresh.eq(0)
 
-        # Counts of the k-tile's columns. One cycle: the count so far. The next: the sum.
+        # Counts of the k-tile's columns. One cycle: the count so far. The next: the sum, or 0 after the last count.
         m.submodules.columns = columns = Memory(shape=unsigned(count_bits), depth=PARTS << column_bits, init=[])
         add_read, add_write = columns.read_port(domain="comb"), columns.write_port()
-        fresh = Signal(PARTS << column_bits)    # columns of the k-tile without a count yet
+        clear = Signal(range(PARTS << column_bits))
+        last = Signal()
         ktile_first = Signal(config.label_bits + 1)     # channel of column 0
         counting = Signal()
         before = Signal(count_bits)
@@ -152,12 +154,14 @@ class SparsityDetector(wiring.Component):
         channel = Signal(config.label_bits)
         total = Signal(count_bits)
         place = Cat(self.count.part, self.count.column)
+        total_now = (before + nonzeros)[:count_bits]
         m.d.comb += [
             add_read.addr.eq(place),
-            add_write.data.eq(before + nonzeros),
+            add_write.data.eq(Mux(last, 0, total_now)),
         ]
         m.d.sync += [
-            before.eq(Mux(fresh.bit_select(place, 1), 0, add_read.data)),
+            before.eq(add_read.data),
+            last.eq(self.count.final),
             nonzeros.eq(self.count.nonzeros),
             final.eq(counting & self.count_en & self.count.final),
             channel_now.eq(ktile_first + Mux(to_depth, place, self.count.column)),
@@ -165,14 +169,12 @@ class SparsityDetector(wiring.Component):
             add_write.en.eq(self.count_en),
             counted.eq(final),
             channel.eq(channel_now),
-            total.eq(add_write.data),
+            total.eq(total_now),
         ]
-        with m.If(self.count_en):
-            m.d.sync += fresh.eq(fresh & ~(1 << place) | (self.count.final << place))
         with m.If(self.ktile_end):
             m.d.sync += ktile_first.eq(ktile_first + Mux(to_depth, PARTS * config.cols, config.cols))
         with m.If(self.start):
-            m.d.sync += [fresh.eq(~0), ktile_first.eq(0)]
+            m.d.sync += ktile_first.eq(0)
 
         # The channels' counts. Then the histogram: the bin, in the next cycle its sums so far, then the new ones;
         # `both` is nonzeros and dense cost.
@@ -295,6 +297,10 @@ class SparsityDetector(wiring.Component):
         with m.If(self.start):      # what comes still is the end of a layer that was not labelled
             m.d.sync += ended.eq(0)
         with m.FSM():
+            with m.State("CLEAR"):
+                m.d.sync += [clear.eq(clear + 1), add_write.addr.eq(clear), add_write.en.eq(1), last.eq(1)]
+                with m.If(clear.all()):
+                    m.next = "IDLE"
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)
                 with m.If(self.start & self.layer.detect):

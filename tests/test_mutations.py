@@ -133,7 +133,7 @@ MUTANTS = [
     Mutant("a k-tile's counts go to the channels of the first one", "detector-4x4", "detector",
            "channel_now.eq(ktile_first + ", "channel_now.eq("),
     Mutant("a column goes on counting in the next k-tile", "detector-4x4", "detector",
-           " | (self.count.final << place)", ""),
+           "Mux(last, 0, total_now)", "total_now"),
 
     Mutant("a run does not carry into the next row of banks", "engine-4x4", "actmem",
            "Mux(bank < first, after, row)", "row"),
