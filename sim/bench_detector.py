@@ -16,7 +16,7 @@ from .words import from_words
 __all__ = ["labels_of_every_layer", "reset_forgets_a_layer"]
 
 CLEARING = 100  # the most cycles that the detector may take after a reset
-OVERHEAD = 48   # the most cycles that labels may take after a layer's last count, beside one per channel
+OVERHEAD = 53   # the most cycles that labels may take after a layer's last count, beside one per channel
 
 
 class DetectorBench:

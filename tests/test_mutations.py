@@ -125,7 +125,7 @@ MUTANTS = [
            "final.eq(part == last_part)", "final.eq(1)"),
     Mutant("channels of even lines have no end", "ppu-4x4", "ppu", " | to_depth & (segment.behind == layer.width)", ""),
 
-    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "ended = Signal(4) ", "ended = Signal(34) "),
+    Mutant("labels come 30 cycles late", "detector-4x4", "detector", "ended = Signal(6) ", "ended = Signal(36) "),
     Mutant("a bin is taken whatever it holds", "detector-4x4", "detector",
            "fits = item.nonzeros < gap", "fits = gap > 0"),
     Mutant("neighbours in the histogram forget each other", "detector-4x4", "detector",
