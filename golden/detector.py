@@ -114,7 +114,7 @@ def label_cycles(nonzeros: ArrayLike, detection: Detection) -> int:
     if detection.balance:
         bins = np.minimum(counts >> detection.bin_shift, BINS - 1)
         cut = _cut(counts, bins, detection.dense_cost)[0]
-    return len(counts) + 11 + cut
+    return len(counts) + 16 + cut
 
 
 def _cut(counts: Int64Array, bins: Int64Array, dense_cost: int) -> tuple[int, int, int]:

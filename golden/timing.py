@@ -189,7 +189,7 @@ class PostProcessor:
     def __init__(self, engine: Engine) -> None:
         machine, work = engine.machine, engine.work
         self.engine = engine
-        self.free = 1           # first cycle in which a tile may be taken
+        self.free = 4           # first cycle in which a tile may be taken
         self.extra: list[Int64] = []
         by_line = work.transform != "none"
         run = work.nonzero.shape[-1] if by_line else work.pixels // work.nonzero.shape[1]

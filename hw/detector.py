@@ -2,17 +2,18 @@
 
 States, and what they cost after the layer's last count:
 
+    CLEAR   after a reset: the columns' counts become 0, one per cycle; they are again at a layer's end
     IDLE    nothing to do
-    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        4 cycles
+    COUNT   a layer runs. The post-processor reports the nonzeros of each write; they add up per        6 cycles
             column of the k-tile. A channel's complete count goes straight on to the channels' counts
             and to the histogram: the sums of nonzeros, and of these with the dense cost, for each of
             32 bins of the count.
-    CUT     mode `balance`: how many bins, sparsest first, go to sparse; one bin per cycle.             up to 34
-                                                                                                        (`threshold`: 2)
-    LABEL   one channel per cycle: label = f(count), to the other table. The tensor's slot then turns   channels + 4
+    CUT     mode `balance`: how many bins, sparsest first, go to sparse; one bin per cycle.             up to 35
+                                                                                                        (`threshold`: 3)
+    LABEL   one channel per cycle: label = f(count), to the other table. The tensor's slot then turns   channels + 6
             to the other table.
 
-So the detector is idle again at most channels + 43 cycles after the layer's last count. Memories and sums stand in
+So the detector is idle again at most channels + 48 cycles after the layer's last count. Memories and sums stand in
 cycles of their own, so that the clock need not wait for one after the other.
 
 Modes. `threshold` (SQ-DM, section IV): sparse where the nonzeros are fewer than label_limit; 30 % zeros is
@@ -29,17 +30,21 @@ counts made by the compiler, so no multiplier is needed.
 the refresh policy leaves out. Labels never change a result, only the time it takes.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import LABEL_BIN_BITS, Config
 from .interfaces import Refresh, Space, Transform, label_layout, layer_layout, load_layout, policy_layout
+from .product import narrowed
 
 __all__ = ["SparsityDetector", "count_layout"]
 
 BINS = 1 << LABEL_BIN_BITS
+BIN_CYCLES = 3
 PARTS = 4   # channels that one column makes with space-to-depth
 
 
@@ -138,10 +143,13 @@ class SparsityDetector(wiring.Component):
                 with m.Case(Refresh.FROZEN):
                     m.d.sync += refresh.eq(0)
 
-        # Counts of the k-tile's columns. One cycle: the count so far. The next: the sum.
+        # Counts of the k-tile's columns. One cycle: the count so far. The next: the sum, or 0 after the last count.
         m.submodules.columns = columns = Memory(shape=unsigned(count_bits), depth=PARTS << column_bits, init=[])
         add_read, add_write = columns.read_port(domain="comb"), columns.write_port()
-        fresh = Signal(PARTS << column_bits)    # columns of the k-tile without a count yet
+        m.submodules.counts = counts = Memory(shape=unsigned(count_bits), depth=config.label_depth, init=[])
+        counts_write, counts_read = counts.write_port(), counts.read_port()
+        clear = Signal(range(PARTS << column_bits))
+        last = Signal()
         ktile_first = Signal(config.label_bits + 1)     # channel of column 0
         counting = Signal()
         before = Signal(count_bits)
@@ -150,14 +158,17 @@ class SparsityDetector(wiring.Component):
         channel_now = Signal(config.label_bits)
         counted = Signal()      # a channel's count is complete
         channel = Signal(config.label_bits)
-        total = Signal(count_bits)
+        total = Signal(count_bits)      # while labelling, the count that was read
+        labelling = Signal()
         place = Cat(self.count.part, self.count.column)
+        total_now = (before + nonzeros)[:count_bits]
         m.d.comb += [
             add_read.addr.eq(place),
-            add_write.data.eq(before + nonzeros),
+            add_write.data.eq(Mux(last, 0, total_now)),
         ]
         m.d.sync += [
-            before.eq(Mux(fresh.bit_select(place, 1), 0, add_read.data)),
+            before.eq(add_read.data),
+            last.eq(self.count.final),
             nonzeros.eq(self.count.nonzeros),
             final.eq(counting & self.count_en & self.count.final),
             channel_now.eq(ktile_first + Mux(to_depth, place, self.count.column)),
@@ -165,70 +176,71 @@ class SparsityDetector(wiring.Component):
             add_write.en.eq(self.count_en),
             counted.eq(final),
             channel.eq(channel_now),
-            total.eq(add_write.data),
+            total.eq(Mux(labelling, counts_read.data, total_now)),
         ]
-        with m.If(self.count_en):
-            m.d.sync += fresh.eq(fresh & ~(1 << place) | (self.count.final << place))
         with m.If(self.ktile_end):
             m.d.sync += ktile_first.eq(ktile_first + Mux(to_depth, PARTS * config.cols, config.cols))
         with m.If(self.start):
-            m.d.sync += [fresh.eq(~0), ktile_first.eq(0)]
+            m.d.sync += ktile_first.eq(0)
 
-        # The channels' counts. Then the histogram: the bin, in the next cycle its sums so far, then the new ones;
-        # `both` is nonzeros and dense cost.
-        m.submodules.counts = counts = Memory(shape=unsigned(count_bits), depth=config.label_depth, init=[])
-        counts_write, counts_read = counts.write_port(), counts.read_port()
-        channels = Signal(config.label_bits + 1)    # counted so far
+        # The bin of a count, three cycles later; with it comes the count itself, and `both`: with the dense cost.
         sum_bits = count_bits + config.label_bits
-        gap = Signal(signed(sum_bits + 1))  # the dense side's cost less the sparse side's
         sums = data.StructLayout({"nonzeros": sum_bits, "both": sum_bits + 1})
-        binned = Signal()
+        shifted, beyond, _ = narrowed(m, "bin", Cat(total, Const(0, 1)), layer.bin_shift, LABEL_BIN_BITS)
+        bin_now = shifted | beyond.replicate(LABEL_BIN_BITS)    # the last bin takes all above it
+        measured = Signal(count_bits)
+        its, its_then = (Signal(data.StructLayout({"nonzeros": count_bits, "both": count_bits + 1}), name=name)
+                         for name in ("its", "its_then"))
         its_bin = Signal(LABEL_BIN_BITS)
-        its = Signal(data.StructLayout({"nonzeros": count_bits, "both": count_bits + 1}))
+        cutting = Signal()
+        bin_next = Signal(LABEL_BIN_BITS)
+        m.d.sync += [
+            measured.eq(total),
+            its.nonzeros.eq(measured), its.both.eq(measured + layer.dense_cost),
+            its_then.eq(its), its_bin.eq(Mux(cutting, bin_next, bin_now)),
+        ]
 
-        def bin_of(count: Signal) -> Signal:
-            scaled = count >> layer.bin_shift
-            return Mux(scaled > BINS - 1, BINS - 1, scaled[:LABEL_BIN_BITS])
-
+        # The channels' counts. Then the histogram: the bin's sums so far, then the new ones.
+        channels = Signal(config.label_bits + 1)    # counted so far
+        gap = Signal(signed(sum_bits + 1))  # the dense side's cost less the sparse side's
+        on_the_way = Signal(BIN_CYCLES)
+        binned = on_the_way[-1]
         m.d.comb += [
             counts_write.addr.eq(channel),
             counts_write.data.eq(total),
             counts_write.en.eq(counted),
         ]
-        m.d.sync += [
-            binned.eq(counted), its_bin.eq(bin_of(total)), its.nonzeros.eq(total),
-            its.both.eq(total + layer.dense_cost),
-        ]
+        m.d.sync += on_the_way.eq(Cat(counted, on_the_way))
         with m.If(counted):
-            m.d.sync += [channels.eq(channels + 1), gap.eq(gap + layer.dense_cost)]
+            m.d.sync += channels.eq(channels + 1)
 
         m.submodules.histogram = histogram = Memory(shape=sums, depth=BINS, init=[])
         bin_read, bin_write = histogram.read_port(domain="comb"), histogram.write_port()
         bins_used = Signal(BINS)
-        in_bin, of_bin = Signal(sums), Signal(sums)     # what is read, now and in the cycle before
-        added = Signal.like(its)
+        in_bin = Signal(sums)
+        item = Signal(sums)     # what was read of the bin in the cycle before; while labelling, of a channel
+        added = Signal.like(its_then)
         again = Signal()        # it is the bin that was written in the cycle before
         sum_before, base = Signal(sums), Signal(sums)
-        cutting = Signal()
-        bin_next = Signal(LABEL_BIN_BITS)
         m.d.comb += [
-            bin_read.addr.eq(Mux(cutting, bin_next, its_bin)),
-            in_bin.eq(Mux(bins_used.bit_select(bin_read.addr, 1), bin_read.data.as_value(), 0)),
-            base.eq(Mux(again, sum_before, of_bin)),
+            bin_read.addr.eq(its_bin),
+            in_bin.eq(Mux(bins_used.bit_select(its_bin, 1), bin_read.data.as_value(), 0)),
+            base.eq(Mux(again, sum_before, item)),
             bin_write.data.nonzeros.eq(base.nonzeros + added.nonzeros),
             bin_write.data.both.eq(base.both + added.both),
         ]
         m.d.sync += [
-            of_bin.eq(in_bin), added.eq(its), bin_write.addr.eq(its_bin), bin_write.en.eq(binned),
+            item.eq(in_bin), added.eq(its_then), bin_write.addr.eq(its_bin), bin_write.en.eq(binned),
             again.eq(bin_write.en & (bin_write.addr == its_bin)), sum_before.eq(bin_write.data),
         ]
         with m.If(binned):
             m.d.sync += bins_used.eq(bins_used | (1 << its_bin))
 
-        # Whether the next bin, read in the cycle before, still goes to sparse.
+        # Whether the next bin, or the channel in the bin of the cut, still goes to sparse.
         bin_cut = Signal(range(BINS + 1))
-        bin_here = Signal()
-        bin_fits = layer.balance & (bin_cut != BINS) & (of_bin.nonzeros < gap)
+        bin_here = Signal(2)    # it is read; it is there
+        bin_may = layer.balance & ~bin_cut[-1]
+        fits = item.nonzeros < gap
 
         # Label table: two of them, the slot says which one is valid.
         m.submodules.labels = labels = Memory(shape=label_layout(), depth=2 * config.label_depth, init=[])
@@ -238,7 +250,6 @@ class SparsityDetector(wiring.Component):
         index = Signal(config.label_bits + 1)       # channel to label
         reading = Signal()
         write_index = Signal(config.label_bits)
-        labelling = Signal()
         m.d.comb += [
             scheduler_read.addr.eq(Mux(labelling, Cat((layer.label_first + index)[:config.label_bits],
                                                       table.bit_select(layer.label_slot, 1)),
@@ -251,27 +262,31 @@ class SparsityDetector(wiring.Component):
         ]
         m.d.comb += self.load_ready.eq(~labelling)
 
-        # A channel's label. One cycle: its count and its label before are read. Second: they come. Third: its bin.
-        # Fourth: the choice. Fifth: it is written.
-        coming, here, chosen, writing = (Signal(name=name) for name in ("coming", "here", "chosen", "writing"))
-        count, old_sparse = Signal(count_bits), Signal()
-        picked = Signal(data.StructLayout({"count": count_bits, "both": count_bits + 1, "few": 1, "sparse": 1,
-                                           "bin": LABEL_BIN_BITS}))
-        fits = picked.count < gap
-        at_cut = picked.bin == bin_cut
-        balanced = (picked.bin < bin_cut) | at_cut & fits
+        # A channel's label. One cycle: its count and its label before are read. Second: they come. Then its bin, the
+        # choice; at last it is written.
+        stages = Signal(BIN_CYCLES + 3)
+        chosen, writing = stages[-2:]
+        old_sparse = Signal()
+        seen = [Signal(data.StructLayout({"dead": 1, "few": 1, "sparse": 1}), name=f"seen{cycle}")
+                for cycle in range(BIN_CYCLES)]
+        picked, picked_bin = seen[-1], Signal(LABEL_BIN_BITS)
+        at_cut = picked_bin == bin_cut
+        balanced = (picked_bin < bin_cut) | at_cut & fits
         label = Signal(label_layout())
         m.d.sync += [
-            Cat(coming, here, chosen, writing).eq(Cat(reading, coming, here, chosen)),
-            count.eq(counts_read.data), old_sparse.eq(scheduler_read.data.sparse),
-            picked.count.eq(count), picked.bin.eq(bin_of(count)), picked.both.eq(count + layer.dense_cost),
-            picked.few.eq(count < layer.label_limit), picked.sparse.eq(old_sparse),
-            label.dead.eq(picked.count == 0),
-            label.bin.eq(picked.bin),
+            stages.eq(Cat(reading, stages)),
+            old_sparse.eq(scheduler_read.data.sparse),
+            seen[0].dead.eq(total == 0), seen[0].few.eq(total < layer.label_limit), seen[0].sparse.eq(old_sparse),
+            *(new.eq(old) for old, new in pairwise(seen)),
+            picked_bin.eq(bin_now),
+            label.dead.eq(picked.dead),
+            label.bin.eq(picked_bin),
             label.sparse.eq(Mux(refresh, Mux(layer.balance, balanced, picked.few), picked.sparse)),
         ]
-        with m.If(chosen & at_cut & fits):
-            m.d.sync += gap.eq(gap - picked.both)
+        with m.If(labelling):
+            m.d.sync += [item.nonzeros.eq(its.nonzeros), item.both.eq(its.both)]
+        with m.If(counted | (cutting & bin_here[-1] & bin_may | chosen & at_cut) & fits):
+            m.d.sync += gap.eq(Mux(cutting | labelling, gap - item.both, gap + layer.dense_cost))
         host_write = self.load_en & (load.space == Space.LABEL)
         host_slot = load.address[config.label_bits:][:config.slot_bits]
         with m.If(writing):
@@ -288,11 +303,15 @@ class SparsityDetector(wiring.Component):
                 label_write.en.eq(host_write),
             ]
 
-        ended = Signal(4)       # the last count is in the histogram
+        ended = Signal(6)       # the last count is in the histogram
         m.d.sync += ended.eq(Cat(self.layer_end, ended))
         with m.If(self.start):      # what comes still is the end of a layer that was not labelled
             m.d.sync += ended.eq(0)
         with m.FSM():
+            with m.State("CLEAR"):
+                m.d.sync += [clear.eq(clear + 1), add_write.addr.eq(clear), add_write.en.eq(1), last.eq(1)]
+                with m.If(clear.all()):
+                    m.next = "IDLE"
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)
                 with m.If(self.start & self.layer.detect):
@@ -306,17 +325,17 @@ class SparsityDetector(wiring.Component):
                     m.next = "CUT"
             with m.State("CUT"):
                 m.d.comb += cutting.eq(1)
-                m.d.sync += [bin_next.eq(bin_next + 1), bin_here.eq(1)]
-                with m.If(bin_here):
-                    with m.If(bin_fits):
-                        m.d.sync += [bin_cut.eq(bin_cut + 1), gap.eq(gap - of_bin.both)]
+                m.d.sync += [bin_next.eq(bin_next + 1), bin_here.eq(Cat(1, bin_here))]
+                with m.If(bin_here[-1]):
+                    with m.If(bin_may & fits):
+                        m.d.sync += bin_cut.eq(bin_cut + 1)
                     with m.Else():
                         m.next = "LABEL"
             with m.State("LABEL"):
                 m.d.comb += labelling.eq(1)
                 with m.If(reading):
                     m.d.sync += index.eq(index + 1)
-                with m.Elif(~(coming | here | chosen)):
+                with m.Elif(~stages[:-1].any()):
                     m.d.sync += table.eq(table ^ (1 << layer.label_slot))
                     m.next = "IDLE"
         return m

@@ -6,7 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 
-__all__ = ["WriteGuard"]
+__all__ = ["GUARD_CYCLES", "WriteGuard"]
+
+GUARD_CYCLES = 4
 
 
 class WriteGuard(wiring.Component):
@@ -22,7 +24,7 @@ class WriteGuard(wiring.Component):
     base : In(addr_bits)
         Nibble address of a write's first nibble.
     inside : Out(rows bits, one more if rows is odd)
-        Nibbles of the write that lie in the region, four cycles after its address was given.
+        Nibbles of the write that lie in the region, GUARD_CYCLES after its address was given.
     """
 
     def __init__(self, config: Config) -> None:
@@ -37,11 +39,12 @@ class WriteGuard(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         addr_bits, places = self.config.addr_bits, len(self.inside)
+        place_bits = (places - 1).bit_length()
 
         def limited(name: str, value: Value) -> Signal:
-            """Up to the number of nibbles: more makes no difference."""
-            signal = Signal(range(places + 1), name=name, reset_less=True)
-            m.d.sync += signal.eq(Mux(value < places, value, places))
+            """Any number beyond the last nibble, if it is: which one makes no difference."""
+            signal = Signal(place_bits + 1, name=name, reset_less=True)
+            m.d.sync += signal.eq(Cat(value[:place_bits], value[place_bits:].any()))
             return signal
 
         # One cycle: where the write begins in the region. The next: how far the region goes on from there, or after how

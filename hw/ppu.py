@@ -12,9 +12,8 @@ line where a transform moves lines apart. Per segment and output channel it make
 
 Every step takes the whole pipeline, so that nothing in it ever waits:
 
-    cycle   0 issue           1 accumulators   2 sum of arrays   3 factors   4 x M, x R (digits)   5 x M, x R (sums)
-              read residual     parameters       residual
-            6 add             7 shift          8 clamp           9 write
+    cycle   0 lane and reads are asked for   1 accumulators, parameters come   2 nibbles come
+            2 to 13 the formula, see `hw.formula`   14 write
 
 Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
 element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first. A strided x is
@@ -33,16 +32,17 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .actmem import read_port_signature
-from .config import MULT_BITS, Config
+from .config import Config
 from .dense import tiles_signature
 from .detector import count_layout
-from .guard import WriteGuard
-from .interfaces import Space, Transform, layer_layout, load_layout, param_layout, write_layout
-from .product import CODE_BITS, correction, joined, narrowed, quads, recoded
+from .formula import Shared, number, result
+from .guard import GUARD_CYCLES, WriteGuard
+from .interfaces import Space, Transform, layer_layout, load_layout, write_layout
+from .segments import SegmentWalker, half_rows, segment_layout
 
 __all__ = ["PostProcessor"]
 
-DEPTH = 8   # cycles from issue to the cycle in which the write is presented
+DEPTH = 13      # cycles from a step's issue to that in which its results are ready to be written
 
 
 class Read(enum.Enum, shape=2):
@@ -73,12 +73,13 @@ class PostProcessor(wiring.Component):
         A beat of PARAM or SAMPLE; others are passed over.
     load_en : In(1)
     residual : Out(read_port_signature)
+        Always taken: nobody comes first on this port.
     write : Out(write_layout)
         Always taken.
     count : Out(count_layout), count_en : Out(1), ktile_end : Out(1), layer_end : Out(1)
         Nonzeros written, see `hw.detector`.
-    busy, extra, wait_residual : Out(1)
-        In this cycle: a step is issued; it is a further write of the same result; the read port is taken.
+    busy, extra : Out(1)
+        In this cycle: a step is issued; it is a further write of the same result.
     outside : Out(1)
         Something was not written in this cycle because it lay outside the output's region.
     """
@@ -102,7 +103,6 @@ class PostProcessor(wiring.Component):
             "layer_end": Out(1),
             "busy": Out(1),
             "extra": Out(1),
-            "wait_residual": Out(1),
             "outside": Out(1),
         })
 
@@ -110,338 +110,282 @@ class PostProcessor(wiring.Component):
         m = Module()
         config, layer = self.config, self.layer
         rows, cols, addr_bits = config.rows, config.cols, config.addr_bits
-        upsample = layer.transform == Transform.UPSAMPLE
-        to_depth = layer.transform == Transform.SPACE_TO_DEPTH
-        by_line = upsample | to_depth
 
-        # Parameters and sample table, loaded beat by beat.
+        # What a layer's fields say, registered, for they go to many places.
+        upsample, to_depth, by_line = Signal(), Signal(), Signal()
+        unused = Signal(config.arrays)
+        any_read = Signal()
+        copy_step = Signal(addr_bits, reset_less=True)      # from a write to the next copy, or the odd columns
+        half_copy = Signal(addr_bits, reset_less=True)      # to the next copy of the second half
+        m.d.sync += [
+            upsample.eq(layer.transform == Transform.UPSAMPLE),
+            to_depth.eq(layer.transform == Transform.SPACE_TO_DEPTH),
+            by_line.eq((layer.transform == Transform.UPSAMPLE) | (layer.transform == Transform.SPACE_TO_DEPTH)),
+            unused.eq(~self.used),
+            any_read.eq(layer.residual | layer.elementwise),
+            copy_step.eq(Mux(upsample, layer.width << 1, layer.out_channel >> 2)),
+            half_copy.eq(copy_step + 2 * half_rows(config)),
+        ]
+
+        # Parameters, loaded beat by beat.
         beat_bits = (config.param_beats - 1).bit_length()
         m.submodules.params = params = Memory(
             shape=config.param_beats * config.bus_bits, depth=config.param_depth, init=[])
         param_write = params.write_port(granularity=config.bus_bits)
         param_read = params.read_port()
-        m.submodules.samples = samples = Memory(shape=range(config.param_depth), depth=config.samples, init=[])
-        sample_write = samples.write_port()
-        sample_read = samples.read_port()
         is_param = self.load_en & (self.load.space == Space.PARAM)
         m.d.comb += [
             param_write.addr.eq(self.load.address[beat_bits:]),
             param_write.data.eq(self.load.data.replicate(config.param_beats)),
             param_write.en.eq(Cat(is_param & (self.load.address[:beat_bits] == beat)
                                   for beat in range(config.param_beats))),
-            sample_write.addr.eq(self.load.address),
-            sample_write.data.eq(self.load.data),
-            sample_write.en.eq(self.load_en & (self.load.space == Space.SAMPLE)),
         ]
 
-        # Where we are. A run is what a segment must not cross: a sample, or a map line.
-        low = Signal(range(rows + 1))           # the segment's first row
-        high = Signal(range(rows + 1))          # the row after its last
-        e0 = Signal(addr_bits)                  # pixel of row 0
-        tile = Signal(addr_bits)
-        pixels_left = Signal(addr_bits + 1)     # from row 0 on
-        run_left = Signal(addr_bits + 1)        # pixels of the run, from the segment's first row on
-        run = Mux(by_line, layer.width, layer.sample_pixels)
-        line = Signal(config.dim_bits)          # in the sample
-        odd_line = line[0]
-        line_pixels = Signal(addr_bits)         # pixels of all lines before this one
-        line_pairs = Signal(addr_bits)          # width / 2 for each pair of lines begun before this one
-        sample = Signal(range(config.samples))
-        lane = Signal(range(cols))
-        k_first = Signal(range(config.param_depth))     # output channel of lane 0
-        k_tile = Signal.like(layer.k_tiles)
-        out_base, out_ktile = Signal(addr_bits), Signal(addr_bits)  # of the lane's channel; of lane 0's
-        res_base, res_ktile = Signal(addr_bits), Signal(addr_bits)
-        x_base, x_ktile = Signal(addr_bits), Signal(addr_bits)
+        m.submodules.walker = walker = SegmentWalker(config)
+        m.d.comb += [walker.layer.eq(layer), walker.start.eq(self.start), walker.load.eq(self.load),
+                     walker.load_en.eq(self.load_en)]
+        segment = Signal(segment_layout(config))
 
         # Steps of one result: half of the pixels, line copy or column parity, plane.
+        lane = Signal(range(cols))
         part = Signal()         # upsample: half of the pixels
         copy = Signal()         # upsample: line copy; space-to-depth: column parity
         plane = Signal()
-        half_rows = (rows + 1) // 2
-        first_part = upsample & (low >= half_rows)
-        last_part = upsample & (high > half_rows)
-        last_step = (plane == layer.out_format.wide) & (copy == by_line) & (part == last_part)
-        # Pixels behind the segment. It is a channel's last one if there are none; where even lines make channels of
-        # their own, also if there is but one line.
-        behind = Signal(addr_bits + 1)
-        m.d.comb += behind.eq(pixels_left - high)
-        last_segment = (behind == 0) | to_depth & (behind == layer.width)
-        last_lane = lane == Mux(k_tile == layer.k_tiles - 1, layer.last_cols - 1, cols - 1)
+        first_part, last_part = segment.parts
+        wide = layer.out_format.wide
+        next_plane = plane ^ wide
+        next_copy = copy ^ (by_line & (plane == wide))
+        next_part = part | (plane == wide) & (copy == by_line)
 
         # Reads of a step, in order; the step is issued with the last one.
         reads = Signal(Read)
-        read_next = Signal(Read)
-        first_read = Signal(Read)
-        first_x = Mux(layer.x_format.wide, Read.X_HIGH, Read.X_LOW)
-        m.d.comb += first_read.eq(Mux(layer.residual, Mux(layer.res_format.wide, Read.RES_HIGH, Read.RES_LOW), first_x))
-        any_read = layer.residual | layer.elementwise
-        last_read = (reads == Read.X_LOW) | (reads == Read.RES_LOW) & ~layer.elementwise
-        issue = Signal()
-        stepping = Signal()
-        with m.Switch(reads):
-            with m.Case(Read.RES_HIGH):
-                m.d.comb += read_next.eq(Read.RES_LOW)
-            with m.Case(Read.RES_LOW):
-                m.d.comb += read_next.eq(first_x)
-            with m.Default():
-                m.d.comb += read_next.eq(Read.X_LOW)
-        of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
-        x_e0 = Mux(layer.x_strided, e0 << 2, e0)
-        high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
+        first_x, first_read = Signal(Read), Signal(Read)
+        single_read, single_x = Signal(), Signal()
+        m.d.sync += [
+            first_x.eq(Mux(layer.x_format.wide, Read.X_HIGH, Read.X_LOW)),
+            first_read.eq(Mux(layer.residual, Mux(layer.res_format.wide, Read.RES_HIGH, Read.RES_LOW), first_x)),
+            single_x.eq(~layer.x_format.wide),
+            single_read.eq(Mux(layer.residual, ~layer.res_format.wide & ~layer.elementwise,
+                               ~layer.elementwise | ~layer.x_format.wide)),
+        ]
+
+        # Whether this is the last of several is known in a register for each: all of them together end a segment.
+        last_read, last_step, last_lane = Signal(), Signal(), Signal()
+        taking, waiting, stepping = Signal(), Signal(), Signal()
+        issue, step_end, segment_end = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.residual.en.eq(stepping & any_read),
-            self.residual.addr.eq(Mux(of_x, x_base + x_e0, res_base + e0) + high_plane),
-            issue.eq(stepping & (self.residual.ready & last_read | ~any_read)),
-            self.busy.eq(issue),
-            self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
-            self.wait_residual.eq(self.residual.en & ~self.residual.ready),
+            issue.eq(stepping & last_read),
+            step_end.eq(stepping & last_read & last_step),
+            segment_end.eq(stepping & last_read & last_step & last_lane),
         ]
         with m.If(issue | ~stepping):
-            m.d.sync += reads.eq(first_read)
-        with m.Elif(self.residual.ready):
-            m.d.sync += reads.eq(read_next)
+            m.d.sync += [reads.eq(first_read), last_read.eq(single_read)]
+        with m.Else(), m.Switch(reads):
+            with m.Case(Read.RES_HIGH):
+                m.d.sync += [reads.eq(Read.RES_LOW), last_read.eq(~layer.elementwise)]
+            with m.Case(Read.RES_LOW):
+                m.d.sync += [reads.eq(first_x), last_read.eq(single_x)]
+            with m.Default():
+                m.d.sync += [reads.eq(Read.X_LOW), last_read.eq(1)]
 
-        tile_done = Signal()
-        ktile_done = Signal()
-        used = self.used
+        running = Signal()
+        take = taking & walker.valid
         ready = Cat(tiles.ready for tiles in self.tiles)
-        tile_ready = self.lists_complete & ((ready | ~used) == (1 << config.arrays) - 1)
-        for array, tiles in enumerate(self.tiles):
-            m.d.comb += [tiles.release.eq(tile_done & used[array]), tiles.lane.eq(lane)]
+        tile_ready = self.lists_complete & ((ready | ~self.used) == (1 << config.arrays) - 1)
+        first = Signal(init=1)      # the next segment begins a tile
+        m.d.comb += walker.take.eq(take)
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), taking.eq(1), first.eq(1)]
+        with m.If(take):
+            m.d.sync += [taking.eq(0), waiting.eq(first), stepping.eq(~first)]
+        with m.If(taking):
+            first_now, last_now = walker.segment.parts
+            m.d.sync += [
+                segment.eq(walker.segment), lane.eq(0), copy.eq(0), plane.eq(0), part.eq(first_now),
+                last_step.eq(~wide & ~by_line & (first_now == last_now)), last_lane.eq(walker.segment.last_lane == 0),
+            ]
+        with m.If(waiting & tile_ready):
+            m.d.sync += [waiting.eq(0), stepping.eq(1)]
+        with m.If(issue):
+            m.d.sync += [
+                plane.eq(next_plane), copy.eq(next_copy), part.eq(next_part),
+                last_step.eq((next_plane == wide) & (next_copy == by_line) & (next_part == last_part)),
+            ]
+        with m.If(step_end):
+            m.d.sync += [
+                lane.eq(lane + 1), last_lane.eq(lane + 1 == segment.last_lane), part.eq(first_part),
+                last_step.eq(~wide & ~by_line & (first_part == last_part)),
+            ]
+        with m.If(segment_end):
+            m.d.sync += [stepping.eq(0), taking.eq(~segment.ends_layer), first.eq(segment.ends_tile)]
+            with m.If(segment.ends_layer):
+                m.d.sync += running.eq(0)
+
+        # Where the lane's channel begins, of each tensor; and from there on, what is read.
+        def channel(name: str, base: Value, step: Value, pixel: Value) -> tuple[Signal, Signal]:
+            ktile = Signal(addr_bits, name=f"{name}_ktile")     # of lane 0
+            begin = Signal(addr_bits, name=f"{name}_begin")
+            place = Signal(addr_bits, name=f"{name}_place")     # of row 0
+            following = (begin + step)[:addr_bits]
+            with m.If(taking | step_end):
+                m.d.sync += [begin.eq(Mux(taking, ktile, following)),
+                             place.eq(Mux(taking, ktile, place) + Mux(taking, pixel, step))]
+            with m.If(segment_end & segment.ends_ktile):
+                m.d.sync += ktile.eq(following)
+            with m.If(self.start):
+                m.d.sync += ktile.eq(base)
+            return begin, place
 
         # From channel to channel of x; of a strided one, from pixel to pixel and line to line of four results.
-        x_step = layer.x_channel
+        x_step = Signal(addr_bits, reset_less=True)
         if config.strided_widths:
+            x_steps = [Signal(addr_bits, name=f"x_step{lane}", reset_less=True) for lane in range(3)]
             line_step = layer.width << 1
-            x_step = Mux(layer.x_strided, Mux(lane[0], Mux(lane[1], x_step - line_step, line_step) - 1, 1), x_step)
-        running = Signal()
-        with m.FSM():
-            with m.State("IDLE"), m.If(self.start):
-                m.d.sync += [sig.eq(0) for sig in (low, e0, tile, line, line_pixels, line_pairs, k_first, k_tile)]
-                m.d.sync += [
-                    pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
-                    out_ktile.eq(layer.out_base), res_ktile.eq(layer.res_base), x_ktile.eq(layer.x_base), running.eq(1),
-                ]
-                m.next = "TILE"
-            with m.State("TILE"), m.If(tile_ready):
-                m.next = "SEGMENT"
-            with m.State("SEGMENT"):
-                rows_left = Mux(pixels_left < rows, pixels_left, rows)
-                ends_here = run_left <= rows_left - low
-                m.d.comb += sample_read.en.eq(1)
-                m.d.sync += [
-                    high.eq(Mux(ends_here, low + run_left, rows_left)),
-                    lane.eq(0), copy.eq(0), plane.eq(0), out_base.eq(out_ktile), res_base.eq(res_ktile),
-                    x_base.eq(x_ktile), part.eq(first_part),
-                ]
-                m.next = "STEP"
-            with m.State("STEP"):
-                m.d.comb += stepping.eq(1)
-                with m.If(issue):
-                    m.d.sync += plane.eq(plane ^ layer.out_format.wide)
-                    with m.If(plane == layer.out_format.wide):
-                        m.d.sync += copy.eq(copy ^ by_line)
-                        with m.If(copy == by_line):
-                            m.d.sync += part.eq(Mux(last_step, first_part, 1))
-                    with m.If(last_step):
-                        m.d.sync += [lane.eq(lane + 1), out_base.eq(out_base + layer.out_channel),
-                                     res_base.eq(res_base + layer.res_channel),
-                                     x_base.eq(x_base + x_step)]
-                    with m.If(last_step & last_lane):
-                        m.next = "SEGMENT"
-                        ends_run = run_left == high - low
-                        ends_tile = (high == rows) | (high == pixels_left)
-                        # The arrays count tiles as well: whatever `pixels` says, both end together.
-                        ends_ktile = ends_tile & (tile == layer.tiles - 1)
-                        m.d.sync += [low.eq(high), run_left.eq(run_left - (high - low))]
-                        with m.If(ends_run):
-                            m.d.sync += run_left.eq(run)
-                            with m.If(by_line & (line != layer.height - 1)):
-                                m.d.sync += line.eq(line + 1)
-                            with m.Else():
-                                m.d.sync += [line.eq(0), sample.eq(sample + 1)]
-                            m.d.sync += line_pixels.eq(line_pixels + layer.width)
-                            with m.If(~odd_line):
-                                m.d.sync += line_pairs.eq(line_pairs + (layer.width >> 1))
-                        with m.If(ends_tile):
-                            m.d.comb += tile_done.eq(1)
-                            m.d.sync += [low.eq(0), e0.eq(e0 + rows), tile.eq(tile + 1),
-                                         pixels_left.eq(pixels_left - rows_left)]
-                            m.next = "TILE"
-                        m.d.comb += ktile_done.eq(ends_ktile)
-                        with m.If(ends_ktile):
-                            m.d.sync += [
-                                sig.eq(0) for sig in (e0, tile, line, line_pixels, line_pairs)
-                            ]
-                            m.d.sync += [
-                                pixels_left.eq(layer.pixels), run_left.eq(run), sample.eq(layer.sample_first),
-                                k_first.eq(k_first + cols), k_tile.eq(k_tile + 1),
-                                out_ktile.eq(out_base + layer.out_channel), res_ktile.eq(res_base + layer.res_channel),
-                                x_ktile.eq(x_base + x_step),
-                            ]
-                            with m.If(k_tile == layer.k_tiles - 1):
-                                m.d.sync += running.eq(0)
-                                m.next = "IDLE"
+            m.d.sync += [x_steps[0].eq(Mux(layer.x_strided, 1, layer.x_channel)),
+                         x_steps[1].eq(Mux(layer.x_strided, line_step - 1, layer.x_channel)),
+                         x_steps[2].eq(Mux(layer.x_strided, layer.x_channel - line_step - 1, layer.x_channel))]
+            with m.If(taking | step_end):
+                m.d.sync += x_step.eq(Mux(taking | lane[0], x_steps[0], Mux(lane[1], x_steps[2], x_steps[1])))
+        else:
+            m.d.sync += x_step.eq(layer.x_channel)
+        out_begin, _ = channel("out", layer.out_base, layer.out_channel, Const(0, 1))
+        _, res_place = channel("res", layer.res_base, layer.res_channel, walker.segment.pixel)
+        _, x_place = channel("x", layer.x_base, x_step, walker.segment.x_pixel)
 
-        # Cycle 0: addresses of what the step reads, and the parts of where it writes.
-        m.d.comb += [
-            sample_read.addr.eq(sample),
-            param_read.addr.eq(sample_read.data + k_first + lane),
-            param_read.en.eq(issue),
-        ]
-        where = Signal(addr_bits)       # of row 0 (of the first row of the half), from the channel's plane on
-        with m.If(upsample):
-            m.d.comb += where.eq(((e0 + line_pixels) << 1) + Mux(part, 2 * half_rows, 0)
-                                 + Mux(copy, layer.width << 1, 0))
-        with m.Elif(to_depth):
-            # Column w = e0 + row - line_pixels lands at w >> 1; its channel is 4*k + 2*odd_line + parity.
-            m.d.comb += where.eq((e0 >> 1) + (e0[0] & ~copy) - line_pairs
-                                 + Mux(odd_line, layer.out_channel >> 1, 0) + Mux(copy, layer.out_channel >> 2, 0))
-        with m.Else():
-            m.d.comb += where.eq(e0)
+        # Cycle 0: what is read, of the arrays and in memory.
         step = data.StructLayout({
-            "valid": 1, "base": addr_bits, "where": addr_bits, "rows": rows, "plane": 1, "part": 1, "odd_first": 1,
-            "counts": 1, "final": 1, "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
+            "valid": 1, "rows": rows, "plane": 1, "part": 1, "odd_first": 1, "counts": 1, "final": 1,
+            "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
         })
         steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
+        now_lane = Signal.like(lane)
+        release = Signal(config.arrays)
+        param_addr = Signal(range(config.param_depth), reset_less=True)
+        param_next = Signal.like(param_addr)    # a cycle early
+        of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
+        high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
         m.d.sync += [
+            now_lane.eq(lane),
+            release.eq(Mux(segment_end & segment.ends_tile, ~unused, 0)),
+            param_next.eq(segment.param + lane), param_addr.eq(param_next),
+            self.residual.en.eq(stepping & any_read),
+            self.residual.addr.eq(Mux(of_x, x_place, res_place) + high_plane),
+            self.busy.eq(issue),
+            self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
+        ]
+        m.d.comb += [param_read.addr.eq(param_addr), param_read.en.eq(steps[1].valid)]
+        for array, tiles in enumerate(self.tiles):
+            m.d.comb += [tiles.release.eq(release[array]), tiles.lane.eq(now_lane)]
+
+        # Cycles 0 to 2: where to write. An odd line's channels come by space-to-depth after those of the even ones.
+        # Column w = pixel + row - that of the line's first lands at w >> 1, its channel is 4*k + 2*odd_line + parity.
+        base, based, where, aside, lines = (Signal(addr_bits, name=name, reset_less=True)
+                                            for name in ("base", "based", "where", "aside", "lines"))
+        odd_pixel = segment.pixel[0] & ~copy & to_depth
+        bases = [Signal(addr_bits, name=f"base{cycle}", reset_less=True) for cycle in range(2, DEPTH + 1)]
+        m.d.sync += [
+            base.eq(out_begin + Mux(plane, layer.out_plane, 0)),
+            where.eq(segment.where + Mux(segment.odd_line & to_depth, layer.out_channel >> 1, 0)),
+            aside.eq(Mux(copy, Mux(part, half_copy, copy_step), Mux(part, 2 * half_rows(config), odd_pixel))),
+            lines.eq(where + aside),
+            based.eq(base), bases[0].eq(based + lines),
+        ]
+        m.d.sync += [new.eq(old) for old, new in pairwise(bases)]
+        m.submodules.guard = guard = WriteGuard(config)
+        m.d.comb += [guard.base.eq(bases[DEPTH - GUARD_CYCLES - 2]), guard.begin.eq(layer.out_base),
+                     guard.end.eq(layer.out_end)]
+
+        last_segment = Signal()
+        m.d.sync += [
+            # Where even lines make channels of their own, these end with the last line but one.
+            last_segment.eq((segment.behind == 0) | to_depth & (segment.behind == layer.width)),
             steps[0].valid.eq(issue),
-            steps[0].base.eq(out_base + Mux(plane, layer.out_plane, 0)),
-            steps[0].where.eq(where),
-            steps[0].rows.eq(Cat((low <= row) & (row < high) for row in range(rows))),
+            steps[0].rows.eq(segment.rows),
             steps[0].plane.eq(plane),
             steps[0].part.eq(part),
-            steps[0].odd_first.eq(copy ^ e0[0]),
+            steps[0].odd_first.eq(copy ^ segment.pixel[0]),
             steps[0].counts.eq(issue & (plane == 0) & ~(upsample & copy)),
-            steps[0].final.eq(last_segment & (part == last_part)),
+            steps[0].final.eq(part == last_part),
             steps[0].column.eq(lane),
-            steps[0].channel.eq(Mux(to_depth, Cat(copy, odd_line), 0)),
-            steps[0].ends_ktile.eq(ktile_done),
-            steps[0].ends_layer.eq(ktile_done & (k_tile == layer.k_tiles - 1)),
+            steps[0].channel.eq(Mux(to_depth, Cat(copy, segment.odd_line), 0)),
+            steps[0].ends_ktile.eq(segment_end & segment.ends_ktile),
+            steps[0].ends_layer.eq(segment_end & segment.ends_layer),
         ]
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
-        m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
-        m.submodules.guard = guard = WriteGuard(config)
-        m.d.comb += [guard.base.eq(steps[3].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
+        m.d.sync += steps[1].final.eq(steps[0].final & last_segment)
 
-        # Cycle 1: sum of the arrays; 2: digits of M and R. What is read before the issue arrives before it too.
-        param = Signal(param_layout(config), reset_less=True)
-        m_code = Signal(CODE_BITS, reset_less=True)
-        r_code = Signal(CODE_BITS, reset_less=True)
-        rounding = Signal(config.bias_bits, reset_less=True)
-        rounded = Signal(signed(config.bias_bits + 1), reset_less=True)
-        m.d.sync += [
-            param.eq(param_read.data),
-            m_code.eq(recoded(param.m)),
-            r_code.eq(recoded(Mux(layer.residual, param.r, 0))),
-            rounding.eq((1 << layer.shift) >> 1),
-            rounded.eq(param.b + rounding),
-        ]
-        arriving = [Signal(Read, name=f"arriving{cycle}") for cycle in range(2)]
-        arrives = [Signal(name=f"arrives{cycle}") for cycle in range(2)]
-        m.d.sync += [
-            arriving[0].eq(reads), arrives[0].eq(self.residual.en & self.residual.ready),
-            arriving[1].eq(arriving[0]), arrives[1].eq(arrives[0]),
-        ]
+        # Cycles 0 to 3: nibbles as they come, the last ones in cycle 3. A strided x is every second one of some lines.
+        reading = [self.residual.en, *(Signal(name=f"reading{cycle}") for cycle in range(1, 4))]
+        arriving = [Signal(Read, name=f"arriving{cycle}", reset_less=True) for cycle in range(4)]
+        m.d.sync += [arriving[0].eq(reads), *(new.eq(old) for old, new in [*pairwise(reading), *pairwise(arriving)])]
+        nibbles = [Signal(4, name=f"read{place}", reset_less=True) for place in range(config.run)]
+        m.d.sync += [nibble.eq(self.residual.data[place]) for place, nibble in enumerate(nibbles)]
+        stride = Signal(range(len(config.strided_widths) + 1))
+        m.d.sync += stride.eq(0)
+        with m.If(layer.x_strided), m.Switch(layer.width):
+            for choice, width in enumerate(config.strided_widths, 1):
+                with m.Case(width):
+                    m.d.sync += stride.eq(choice)
 
-        def value_of(low: Value, high: Signal, fmt: Any) -> Value:
-            """A number out of its planes."""
-            sign = low[3] & fmt.signed
-            return Mux(fmt.wide, Cat(low, high, high[3] & fmt.signed), Cat(low, sign.replicate(5))).as_signed()
-
-        # Cycles 3 and 4: products. What is added to all rows comes with them.
-        offset = Signal(signed(config.bias_bits + 1), reset_less=True)
-        corrections = Signal(MULT_BITS + 1)
-        m.d.comb += corrections.eq(correction(m_code) + correction(r_code))
-        m.d.sync += offset.eq(rounded + corrections)
-
+        shared = Shared(m, config, layer, param_read.data, steps[DEPTH - 1].plane)
         results = []
         for row in range(rows):
-            acc = Signal(signed(config.acc_bits), name=f"acc{row}", reset_less=True)
-            m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
-
-            nibble = self.residual.data[row]
+            accs = [Signal(signed(config.acc_bits), name=f"acc{row}_{array}", reset_less=True)
+                    for array in range(config.arrays)]
+            for array, acc in enumerate(accs):
+                m.d.sync += acc.eq(self.tiles[array].acc[row])
+                with m.If(unused[array]):
+                    m.d.sync += acc.eq(0)
+            nibble = nibbles[row]
             x_nibble = Signal(4, name=f"x_nibble{row}")
             m.d.comb += x_nibble.eq(nibble)
-            with m.If(layer.x_strided), m.Switch(layer.width):
-                for width in config.strided_widths:
-                    with m.Case(width):
-                        m.d.comb += x_nibble.eq(self.residual.data[row // width * 4 * width + 2 * (row % width)])
+            with m.Switch(stride):
+                for choice, width in enumerate(config.strided_widths, 1):
+                    with m.Case(choice):
+                        m.d.comb += x_nibble.eq(nibbles[row // width * 4 * width + 2 * (row % width)])
             held = {}
             for read in (Read.RES_HIGH, Read.RES_LOW, Read.X_HIGH):
                 held[read] = Signal(4, name=f"{read.name.lower()}{row}", reset_less=True)
-                with m.If(arrives[1] & (arriving[1] == read)):
+                with m.If(reading[-1] & (arriving[-1] == read)):
                     m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
-            x = value_of(x_nibble, held[Read.X_HIGH], layer.x_format)
-            res = Signal(signed(9), name=f"res{row}", reset_less=True)
-            factor = Signal(signed(config.acc_bits), name=f"factor{row}", reset_less=True)
-            m.d.sync += [
-                factor.eq(Mux(layer.elementwise, x, acc)),
-                res.eq(value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH],
-                                layer.res_format)),
-            ]
-            sums = []
-            for number, value in enumerate((*quads(factor, m_code), *quads(res, r_code))):
-                sums.append(Signal(value.shape(), name=f"sum{number}_{row}", reset_less=True))
-                m.d.sync += sums[-1].eq(value)
-            product = Signal(signed(config.bias_bits), name=f"product{row}", reset_less=True)
-            others = Signal(signed(config.bias_bits + 2), name=f"others{row}", reset_less=True)
-            m.d.sync += [product.eq(joined(sums[0], sums[1])), others.eq(joined(sums[2], sums[3]) + offset)]
+            x = number(x_nibble, held[Read.X_HIGH], layer.x_format)
+            res = number(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)
+            results.append(result(m, shared, row, accs, res, x))
 
-            # Cycles 5 to 7: add, shift, clamp.
-            total = Signal(signed(config.bias_bits + 2), name=f"total{row}", reset_less=True)
-            m.d.sync += total.eq(product + others)
-            shifted, beyond = narrowed(m, f"shifted{row}", total, layer.shift, 8)
-            results.append((shifted, beyond, total[-1], Signal(8, name=f"y{row}", reset_less=True)))
-
-        # Bits that a result of the layer's format has in common with its sign.
-        is_signed, wide = layer.out_format.signed, layer.out_format.wide
-        fixed = Mux(is_signed, Mux(wide, 0x80, 0xf8), Mux(wide, 0, 0xf0))
-        for row, (shifted, beyond, sign, y) in enumerate(results):
-            low = Signal(8, name=f"low{row}", reset_less=True)
-            large = Signal(name=f"large{row}", reset_less=True)
-            negative = Signal(name=f"negative{row}", reset_less=True)
-            m.d.sync += [low.eq(shifted), large.eq(beyond), negative.eq(sign)]
-            clamped = Signal(8, name=f"clamped{row}")
-            m.d.comb += clamped.eq(low)
-            with m.If(negative & ~is_signed):
-                m.d.comb += clamped.eq(0)
-            with m.Elif(large | ((low ^ negative.replicate(8)) & fixed).any()):
-                m.d.comb += clamped.eq(fixed ^ ~negative.replicate(8))
-            magnitude = Mux(negative & is_signed, -clamped, clamped)[:8]
-            m.d.sync += y.eq(Mux(magnitude < layer.dead_zone, 0, clamped))
-
-        # Cycle 8: choose the plane, order the rows as the transform wants them.
-        last = steps[7]
-        lanes = [Cat(Mux(last.plane, y[4:], y[:4]), last.rows[row]) for row, (*_, y) in enumerate(results)]
-        none = Const(0, 5)
-
-        def rows_from(sources: list[int]) -> list[Signal]:
-            return [lanes[row] if row < rows else none for row in sources]
-
+        # The write: order the rows as the transform wants them; which they are is known a cycle before.
+        before, last = steps[DEPTH - 1:]
         places = range(len(guard.inside))
-        refused = Signal()
-        straight = rows_from(list(places))
-        doubled = [rows_from([part * half_rows + place // 2 for place in places]) for part in range(2)]
-        strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
-        for place in places:
-            chosen = Mux(upsample, Mux(last.part, doubled[1][place], doubled[0][place]),
-                         Mux(to_depth, Mux(last.odd_first, strided[1][place], strided[0][place]), straight[place]))
-            nibble = Signal(5, name=f"place{place}")
-            m.d.comb += nibble.eq(chosen)
-            wanted = nibble[4] & last.valid
-            m.d.sync += [self.write.data[place].eq(nibble[:4]), self.write.mask[place].eq(wanted & guard.inside[place])]
-            with m.If(wanted & ~guard.inside[place]):
-                m.d.comb += refused.eq(1)
-        m.d.sync += [self.write.addr.eq(last.base), self.outside.eq(refused)]
+        half = half_rows(config)
 
-        counted = []
-        for row, (*_, y) in enumerate(results):
-            own = Mux(upsample, last.part == (row >= half_rows), ~to_depth | (last.odd_first == row % 2))
-            counted.append(y.any() & last.rows[row] & own)
+        def ordered(items: list[Value], step: Any) -> list[Value]:
+            """Choose among the rows' items, for each place of the write."""
+            def rows_from(sources: list[int]) -> list[Value]:
+                return [items[row] if row < rows else Const(0, len(items[0])) for row in sources]
+
+            straight = rows_from(list(places))
+            doubled = [rows_from([part * half + place // 2 for place in places]) for part in range(2)]
+            strided = [rows_from([first + 2 * place for place in places]) for first in range(2)]
+            return [Mux(upsample, Mux(step.part, doubled[1][place], doubled[0][place]),
+                        Mux(to_depth, Mux(step.odd_first, strided[1][place], strided[0][place]), straight[place]))
+                    for place in places]
+
+        wanted = Signal(len(places))
         m.d.sync += [
-            self.count.nonzeros.eq(sum(counted)),
+            wanted.eq(Mux(before.valid, Cat(ordered(list(before.rows), before)), 0)),
+            *(place.eq(nibble) for place, nibble in
+              zip(self.write.data, ordered([result.nibble for result in results], last), strict=False)),
+            self.write.mask.eq(wanted & guard.inside),
+            self.write.addr.eq(bases[-1]),
+            self.outside.eq((wanted & ~guard.inside).any()),
+        ]
+
+        # Each pixel is counted once.
+        counting = Signal(rows)
+        m.d.sync += counting.eq(Cat(
+            before.rows[row] & Mux(upsample, before.part == (row >= half), ~to_depth | (before.odd_first == row % 2))
+            for row in range(rows)))
+        m.d.sync += [
+            self.count.nonzeros.eq(sum(result.nonzero & counting[row] for row, result in enumerate(results))),
             self.count.column.eq(last.column),
             self.count.part.eq(last.channel),
             self.count.final.eq(last.final),
@@ -449,5 +393,7 @@ class PostProcessor(wiring.Component):
             self.ktile_end.eq(last.valid & last.ends_ktile),
             self.layer_end.eq(last.valid & last.ends_layer),
         ]
-        m.d.comb += self.idle.eq(~running & ~Cat(stage.valid for stage in steps).any())
+        written = Signal()
+        m.d.sync += written.eq(last.valid)
+        m.d.comb += self.idle.eq(~(running | written | Cat(stage.valid for stage in steps).any()))
         return m

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from .config import MULT_BITS
 
-__all__ = ["CODE_BITS", "correction", "joined", "narrowed", "quads", "recoded"]
+__all__ = ["CODE_BITS", "correction", "joined", "narrowed", "partial_sums", "recoded"]
 
 DIGITS = MULT_BITS // 2
 CODE_BITS = MULT_BITS + 1
@@ -22,16 +22,21 @@ def recoded(factor: Value) -> Value:
 
 
 def correction(code: Value) -> Value:
-    """Return what the sums of `quads` lack, unsigned: 4 ** digit for each negative digit of the code."""
+    """Return what the sums of `partial_sums` lack, unsigned: 4 ** digit for each negative digit of the code."""
     negative = [code.word_select(digit, 2) == 0 for digit in range(DIGITS - 1)]
     return Cat(Cat(digit, Const(0, 1)) for digit in [*negative, code[-1]])
 
 
-def quads(a: Value, code: Value) -> tuple[Value, Value]:
-    """Return two signed sums of four partial products each, for `joined`.
+def partial_sums(m: Module, name: str, a: Value, code: Value) -> tuple[Signal, Signal]:
+    """Return two signed sums of four partial products each, for `joined`, two cycles later.
+
+    The top digit is -2 to 2: one bit more than a LUT has room for. So its partial product has a register, cleared by 0.
 
     Parameters
     ----------
+    m : Module
+    name : str
+        Of the registers.
     a : Value
         Signed.
     code : Value
@@ -44,16 +49,23 @@ def quads(a: Value, code: Value) -> tuple[Value, Value]:
     for digit in range(DIGITS - 1):
         one, two = code.word_select(digit, 2)
         partial.append(Mux(two, Mux(one, twice, once), Mux(one, zero, ~once)).as_signed())
-    top = code[2 * (DIGITS - 1):]   # -2 to 2
-    partial.append((Mux(top[0], once, Mux(top[1], twice, zero)) ^ top[2].replicate(len(once))).as_signed())
+    top = code[2 * (DIGITS - 1):]
+    partial.append(Mux(top[:2].any(), Mux(top[0], once, twice) ^ top[2].replicate(len(once)), zero).as_signed())
 
-    pairs = [_added(partial[digit], partial[digit + 1], 2) for digit in range(0, DIGITS, 2)]
-    low, high = (_added(pairs[pair], pairs[pair + 1], 4) for pair in range(0, DIGITS // 2, 2))
+    def register(number: int, value: Value) -> Signal:
+        signal = Signal(value.shape(), name=f"{name}_{number}", reset_less=True)
+        m.d.sync += signal.eq(value)
+        return signal
+
+    pairs = [register(digit, _added(partial[digit], partial[digit + 1], 2)) for digit in range(0, DIGITS - 2, 2)]
+    tops = [register(digit, partial[digit]) for digit in range(DIGITS - 2, DIGITS)]
+    pairs.append(_added(tops[0], tops[1], 2))
+    low, high = (register(DIGITS + half, _added(pairs[half], pairs[half + 1], 4)) for half in (0, 2))
     return low, high
 
 
 def joined(low: Value, high: Value) -> Value:
-    """Return the sum of `quads`, signed: a * factor but for the `correction`, which is to be added."""
+    """Return the sum of `partial_sums`, signed: a * factor but for the `correction`, which is to be added."""
     return _added(low, high, DIGITS)
 
 
@@ -62,8 +74,8 @@ def _added(low: Value, high: Value, shift: int) -> Value:
     return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
 
 
-def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Value, Value]:
-    """Shift down, and return the lowest bits, and whether any higher one differs from the sign.
+def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Signal, Value, Signal]:
+    """Shift down, and return the lowest bits, whether any higher one differs from the sign, and that; two cycles later.
 
     Halves of the way, then quarters and so on: a stage keeps the bits that the stages after it can still bring down.
 
@@ -75,18 +87,25 @@ def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tup
     value : Value
         Signed.
     shift : Value
-        Unsigned.
+        Unsigned; stable.
     bits : int
         How many to return.
     """
-    sign = value[-1]
-    beyond: Value = Const(0, 1)
+    sign, beyond = value[-1], []
+
+    def register(what: str, value: Value) -> Signal:
+        signal = Signal(len(value), name=f"{name}_{what}", reset_less=True)
+        m.d.sync += signal.eq(value)
+        return signal
+
+    middle = len(shift) // 2
     for place in reversed(range(len(shift))):
         step = 1 << place
         kept = min(len(value), bits + step - 1)
         by = shift[place]
-        beyond |= ~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any()
-        stage = Signal(kept, name=f"{name}_{step}")
-        m.d.comb += stage.eq(Mux(by, Cat(value[step:], sign.replicate(step))[:kept], value[:kept]))
-        value = stage
-    return value, beyond
+        beyond.append(~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any())
+        value = Mux(by, Cat(value[step:], sign.replicate(step))[:kept], value[:kept])
+        if place in (middle, 0):
+            value, sign = register(f"kept{step}", value), register(f"sign{step}", sign)
+            beyond = [register(f"beyond{step}", Cat(beyond)).any()]
+    return value, beyond[0], sign

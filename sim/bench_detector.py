@@ -15,7 +15,8 @@ from .words import from_words
 
 __all__ = ["labels_of_every_layer", "reset_forgets_a_layer"]
 
-OVERHEAD = 48   # the most cycles that labels may take after a layer's last count, beside one per channel
+CLEARING = 100  # the most cycles that the detector may take after a reset
+OVERHEAD = 53   # the most cycles that labels may take after a layer's last count, beside one per channel
 
 
 class DetectorBench:
@@ -37,10 +38,15 @@ class DetectorBench:
         start_clock(dut)
 
     async def reset(self) -> None:
-        """Reset; no label is known."""
+        """Reset, and wait until the detector is ready; no label is known."""
         await reset(self.dut)
         self.table = [-1] * len(self.slots)
         self.asked = []
+        for _ in range(CLEARING):
+            await self.cycle()
+            if self.idle:
+                return
+        raise AssertionError(f"the detector is not idle {CLEARING} cycles after a reset")
 
     async def cycle(self, write: int = -1, new_table: list[int] | None = None) -> None:
         """Let a cycle pass: read at random, compare what was asked for in the last one, note whether it is idle.

@@ -2,8 +2,7 @@
 
 The bench plays the arrays (a lane's accumulators one cycle after it is asked for, complete tiles sooner or later), the
 scheduler (which arrays take part is only said when the lists are complete) and the activation memory (reads answered
-two cycles later while other users take the port, writes at once), and compares the whole memory and the counted
-nonzeros after every layer.
+two cycles later, writes at once), and compares the whole memory and the counted nonzeros after every layer.
 """
 
 import random
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from .streams import reset, start_clock, vectors
 from .words import from_words
 
-FLAGS = ("busy", "extra", "wait_residual", "outside")
+FLAGS = ("busy", "extra", "outside")
 LIMIT = 20_000      # cycles of a layer
 
 
@@ -30,14 +29,11 @@ class Bench:
     dut : handle
     late : float
         Probability that a tile that is due is not yet complete, in each cycle.
-    port_busy : float
-        Probability that another user has the read port, in each cycle.
     """
 
-    def __init__(self, dut: Any, late: float, port_busy: float) -> None:
+    def __init__(self, dut: Any, late: float) -> None:
         self.dut = dut
         self.late = late
-        self.port_busy = port_busy
         self.data = vectors()
         self.random = random.Random(cocotb.RANDOM_SEED)
         self.rows, self.cols, self.run, self.length = (
@@ -50,8 +46,9 @@ class Bench:
         self.counted: list[Counter[tuple[int, int]]] = [Counter()]  # k-tile by k-tile, nonzeros by column and part
         self.final: set[tuple[int, int]] = set()    # those whose last count was reported
         self.ended = 0
-        for name in ("start", "load_en", "residual__ready", "residual__valid", "lists_complete"):
+        for name in ("start", "load_en", "residual__valid", "lists_complete"):
             dut[name].value = 0
+        dut.residual__ready.value = 1
         self._noise("layer", "load", "residual__data", "used")
         start_clock(dut)
         cocotb.start_soon(self._watch())
@@ -86,7 +83,7 @@ class Bench:
     async def _serve_memory(self) -> None:
         """Play the activation memory: answers in the second cycle after the read, noise in all others."""
         dut, clock = self.dut, RisingEdge(self.dut.clk)
-        granted, answer = 0, None
+        answer = None
         while True:
             await clock
             if answer is None:
@@ -95,11 +92,9 @@ class Bench:
                 dut.residual__data.value = answer
             dut.residual__valid.value = int(answer is not None)
             answer = None
-            if dut.residual__en.value == 1 and granted:
+            if dut.residual__en.value == 1:
                 places = (int(dut.residual__addr.value) + np.arange(self.run)) % self.memory.size
                 answer = sum(int(nibble) << 4 * place for place, nibble in enumerate(self.memory[places]))
-            granted = int(self.random.random() >= self.port_busy)
-            dut.residual__ready.value = granted
             self._write()
 
     def _write(self) -> None:
@@ -203,8 +198,8 @@ class Bench:
 
 @cocotb.test()
 async def every_layer_is_exact_while_everything_waits(dut: Any) -> None:
-    """All transforms, formats and residuals, with late tiles and a busy read port."""
-    bench = Bench(dut, late=0.8, port_busy=0.4)
+    """All transforms, formats and residuals, with late tiles."""
+    bench = Bench(dut, late=0.8)
     await reset(dut)
     for number in range(len(bench.layers)):
         await bench.run_layer(number)
@@ -213,18 +208,17 @@ async def every_layer_is_exact_while_everything_waits(dut: Any) -> None:
 
 @cocotb.test()
 async def every_layer_is_exact_at_full_speed(dut: Any) -> None:
-    """The same with tiles always complete and the read port always free."""
-    bench = Bench(dut, late=0, port_busy=0)
+    """The same with tiles always complete."""
+    bench = Bench(dut, late=0)
     await reset(dut)
     for number in range(len(bench.layers)):
         await bench.run_layer(number)
-    assert bench.flags["wait_residual"] == 0
 
 
 @cocotb.test()
 async def reset_ends_a_layer(dut: Any) -> None:
     """A reset in the middle of a layer leaves nothing behind."""
-    bench = Bench(dut, late=0.2, port_busy=0.2)
+    bench = Bench(dut, late=0.2)
     await reset(dut)
     for number in range(3):
         layer = cocotb.start_soon(bench.run_layer(number))
