@@ -20,7 +20,7 @@ from golden.work import LayerWork
 __all__ = ["CAUSES", "Counters", "predict"]
 
 CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")     # of cycles
-END_CYCLES = 10     # from the post-processor's last step to the end of the layer
+END_CYCLES = 12     # from the post-processor's last step to the end of the layer
 
 Int64 = NDArray[np.int64]
 Array = DenseArray | SparseArray

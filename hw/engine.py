@@ -33,7 +33,7 @@ CAUSES = ("busy", "fetch", "weights", "drain", "post", "write", "steps")
 
 
 def counters_layout(config: Config) -> data.StructLayout:
-    """Counters of the layer that runs or ran last, 32 bits each.
+    """Counters of the layer that runs or ran last, 32 bits each; complete two cycles after its last one.
 
     Members
     -------
@@ -53,7 +53,7 @@ def counters_layout(config: Config) -> data.StructLayout:
 
 
 def events_layout(config: Config) -> data.StructLayout:
-    """What `counters_layout` counts, in one cycle: a bit each, and for `steps` how many.
+    """What `counters_layout` counts of one cycle: a bit each, and for `steps` how many.
 
     Members
     -------
@@ -80,9 +80,9 @@ class LayerEngine(wiring.Component):
         In the cycle after the layer's last write.
     counters : Out(counters_layout)
     events : Out(events_layout)
-        What the counters count in this cycle.
+        What the counters count, a cycle later.
     active : Out(1)
-        Something is computed or written in this cycle.
+        Something was computed or written in the last cycle.
     outside : Out(1)
         A write outside the layer's output was suppressed in this cycle.
     policy : In(policy_layout)
@@ -137,8 +137,12 @@ class LayerEngine(wiring.Component):
         m.d.comb += self.done.eq(running & idle)
         with m.If(self.done):
             m.d.sync += running.eq(0)
-        m.d.comb += self.events.running.eq(start | running & ~self.done)
-        m.d.sync += self.counters.cycles.eq(Mux(start, 1, self.counters.cycles + self.events.running))
+        m.d.sync += [
+            self.events.running.eq(start | running & ~self.done),
+            self.counters.cycles.eq(Mux(start, 0, self.counters.cycles + self.events.running)),
+        ]
+        pitch = Signal(range(config.window_width + 1))
+        m.d.sync += pitch.eq(Mux(layer.width <= config.window_width, layer.width, 0))
 
         # Labels of the last layer's output, then the lists of this one.
         m.submodules.detector = detector = SparsityDetector(config)
@@ -198,7 +202,7 @@ class LayerEngine(wiring.Component):
                 addrgen.ktile_ready.eq(unit.ktile_ready),
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),
-                unit.pitch.eq(Mux(layer.width <= config.window_width, layer.width, 0)),
+                unit.pitch.eq(pitch),
                 unit.load.eq(load),
                 unit.load_en.eq(load_en),
             ]
@@ -218,8 +222,7 @@ class LayerEngine(wiring.Component):
             }
             for cause in CAUSES:
                 counter, event = self.counters.array[array][cause], self.events.array[array][cause]
-                m.d.comb += event.eq(Mux(running, happened[cause], 0))
-                m.d.sync += counter.eq(Mux(start, 0, counter + event))
+                m.d.sync += [event.eq(Mux(running, happened[cause], 0)), counter.eq(Mux(start, 0, counter + event))]
             working.append(unit.busy)
 
         # Read ports: the residual first, for everything waits for the post-processor; the host last.
@@ -242,11 +245,11 @@ class LayerEngine(wiring.Component):
             ppu.load_en.eq(load_en),
             self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all())
                                    & ((load.space != Space.LABEL) | detector.load_ready))),
-            self.active.eq(Cat(working).any()),
             self.outside.eq(ppu.outside),
             memory.write.eq(ppu.write),
             idle.eq(Cat(idles).all()),
         ]
+        m.d.sync += self.active.eq(Cat(working).any())
         with m.If(~writes):
             m.d.comb += [
                 memory.write.addr.eq(load.address << (config.bus_nibbles - 1).bit_length()),

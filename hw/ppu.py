@@ -16,6 +16,8 @@ Every step takes the whole pipeline, so that nothing in it ever waits:
               read residual     parameters       residual
             6 add             7 shift          8 clamp           9 write
 
+all but cycle 0 and the accumulators `WAIT` cycles later, for the residual takes so many more.
+
 Nibble planes are read one per cycle through one port, the last one in the cycle of issue: of the residual and, in an
 element-wise layer, of the tensor x that stands for the accumulators; of each the high plane first. A strided x is
 read whole lines at a time, of which every second pixel of every second line is taken: so a map's space-to-depth form is
@@ -32,7 +34,7 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .actmem import read_port_signature
+from .actmem import READ_CYCLES, read_port_signature
 from .config import MULT_BITS, Config
 from .dense import tiles_signature
 from .detector import count_layout
@@ -42,7 +44,8 @@ from .product import CODE_BITS, correction, joined, narrowed, quads, recoded
 
 __all__ = ["PostProcessor"]
 
-DEPTH = 8   # cycles from issue to the cycle in which the write is presented
+DEPTH = 8   # cycles from issue to the cycle in which the write is presented, if it did not wait for the residual
+WAIT = READ_CYCLES - 2  # cycles in which it does: accumulators and parameters come two cycles after the issue
 
 
 class Read(enum.Enum, shape=2):
@@ -285,10 +288,13 @@ class PostProcessor(wiring.Component):
                                 m.next = "IDLE"
 
         # Cycle 0: addresses of what the step reads, and the parts of where it writes.
+        param_addrs = [Signal(range(config.param_depth), name=f"param_addr{age}", reset_less=True)
+                       for age in range(WAIT + 1)]
+        m.d.sync += [new.eq(old) for old, new in pairwise(param_addrs)]
         m.d.comb += [
             sample_read.addr.eq(sample),
-            param_read.addr.eq(sample_read.data + k_first + lane),
-            param_read.en.eq(issue),
+            param_addrs[0].eq(sample_read.data + k_first + lane),
+            param_read.addr.eq(param_addrs[-1]),
         ]
         where = Signal(addr_bits)       # of row 0 (of the first row of the half), from the channel's plane on
         with m.If(upsample):
@@ -304,7 +310,7 @@ class PostProcessor(wiring.Component):
             "valid": 1, "base": addr_bits, "where": addr_bits, "rows": rows, "plane": 1, "part": 1, "odd_first": 1,
             "counts": 1, "final": 1, "column": range(cols), "channel": 2, "ends_ktile": 1, "ends_layer": 1,
         })
-        steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
+        steps = [Signal(step, name=f"step{cycle}") for cycle in range(WAIT + DEPTH + 1)]
         m.d.sync += [
             steps[0].valid.eq(issue),
             steps[0].base.eq(out_base + Mux(plane, layer.out_plane, 0)),
@@ -321,9 +327,10 @@ class PostProcessor(wiring.Component):
             steps[0].ends_layer.eq(ktile_done & (k_tile == layer.k_tiles - 1)),
         ]
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
+        m.d.comb += param_read.en.eq(steps[WAIT - 1].valid)
         m.d.sync += steps[1].base.eq(steps[0].base + steps[0].where)
         m.submodules.guard = guard = WriteGuard(config)
-        m.d.comb += [guard.base.eq(steps[3].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
+        m.d.comb += [guard.base.eq(steps[WAIT + 3].base), guard.begin.eq(layer.out_base), guard.end.eq(layer.out_end)]
 
         # Cycle 1: sum of the arrays; 2: digits of M and R. What is read before the issue arrives before it too.
         param = Signal(param_layout(config), reset_less=True)
@@ -338,12 +345,8 @@ class PostProcessor(wiring.Component):
             rounding.eq((1 << layer.shift) >> 1),
             rounded.eq(param.b + rounding),
         ]
-        arriving = [Signal(Read, name=f"arriving{cycle}") for cycle in range(2)]
-        arrives = [Signal(name=f"arrives{cycle}") for cycle in range(2)]
-        m.d.sync += [
-            arriving[0].eq(reads), arrives[0].eq(self.residual.en & self.residual.ready),
-            arriving[1].eq(arriving[0]), arrives[1].eq(arrives[0]),
-        ]
+        arriving = [Signal(Read, name=f"arriving{cycle}") for cycle in range(READ_CYCLES)]
+        m.d.sync += [arriving[0].eq(reads), *(new.eq(old) for old, new in pairwise(arriving))]
 
         def value_of(low: Value, high: Signal, fmt: Any) -> Value:
             """A number out of its planes."""
@@ -358,8 +361,9 @@ class PostProcessor(wiring.Component):
 
         results = []
         for row in range(rows):
-            acc = Signal(signed(config.acc_bits), name=f"acc{row}", reset_less=True)
-            m.d.sync += acc.eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
+            accs = [Signal(signed(config.acc_bits), name=f"acc{row}_{age}", reset_less=True) for age in range(WAIT + 1)]
+            m.d.sync += accs[0].eq(sum(Mux(used[array], tiles.acc[row], 0) for array, tiles in enumerate(self.tiles)))
+            m.d.sync += [new.eq(old) for old, new in pairwise(accs)]
 
             nibble = self.residual.data[row]
             x_nibble = Signal(4, name=f"x_nibble{row}")
@@ -371,13 +375,13 @@ class PostProcessor(wiring.Component):
             held = {}
             for read in (Read.RES_HIGH, Read.RES_LOW, Read.X_HIGH):
                 held[read] = Signal(4, name=f"{read.name.lower()}{row}", reset_less=True)
-                with m.If(arrives[1] & (arriving[1] == read)):
+                with m.If(self.residual.valid & (arriving[-1] == read)):
                     m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
             x = value_of(x_nibble, held[Read.X_HIGH], layer.x_format)
             res = Signal(signed(9), name=f"res{row}", reset_less=True)
             factor = Signal(signed(config.acc_bits), name=f"factor{row}", reset_less=True)
             m.d.sync += [
-                factor.eq(Mux(layer.elementwise, x, acc)),
+                factor.eq(Mux(layer.elementwise, x, accs[-1])),
                 res.eq(value_of(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH],
                                 layer.res_format)),
             ]
@@ -413,7 +417,7 @@ class PostProcessor(wiring.Component):
             m.d.sync += y.eq(Mux(magnitude < layer.dead_zone, 0, clamped))
 
         # Cycle 8: choose the plane, order the rows as the transform wants them.
-        last = steps[7]
+        last = steps[WAIT + 7]
         lanes = [Cat(Mux(last.plane, y[4:], y[:4]), last.rows[row]) for row, (*_, y) in enumerate(results)]
         none = Const(0, 5)
 
