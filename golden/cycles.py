@@ -85,7 +85,7 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray],
                       min(machine.cols, work.outputs - k_tile * machine.cols))
             if (tile + 1) % engine.tiles == 0 and len(engine.loaded) < engine.k_tiles:
                 freed = _freed(engine, arrays, k_tile)
-                load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats)
+                load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats + 1)
             for array in working:
                 array.resume()
                 array.fetcher.ask()

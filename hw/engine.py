@@ -26,6 +26,7 @@ from .ppu import PostProcessor
 from .readout import Readout, address_shape
 from .scheduler import Scheduler
 from .sparse import SparseArray
+from .weights import commits
 
 __all__ = ["CAUSES", "LayerEngine", "counters_layout", "events_layout"]
 
@@ -116,6 +117,11 @@ class LayerEngine(wiring.Component):
         config = self.config
         load = self.load.payload
         load_en = self.load.valid & self.load.ready
+        # Beats go from a register to the many memories of the arrays and to those that are read later; activations, and
+        # labels, go at once, for they wait for others that write.
+        passed = Signal(load_layout(config), reset_less=True)
+        passed_en = Signal()
+        m.d.sync += [passed.eq(load), passed_en.eq(load_en)]
 
         m.submodules.memory = memory = ActivationMemory(config)
         m.submodules.ppu = ppu = PostProcessor(config)
@@ -170,8 +176,8 @@ class LayerEngine(wiring.Component):
             scheduler.layer.eq(layer),
             scheduler.start.eq(start),
             scheduler.go.eq(~unlabelled),
-            scheduler.load.eq(load),
-            scheduler.load_en.eq(load_en),
+            scheduler.load.eq(passed),
+            scheduler.load_en.eq(passed_en),
             scheduler.label.eq(detector.label),
             ppu.lists_complete.eq(scheduler.complete),
         ]
@@ -203,8 +209,8 @@ class LayerEngine(wiring.Component):
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),
                 unit.pitch.eq(pitch),
-                unit.load.eq(load),
-                unit.load_en.eq(load_en),
+                unit.load.eq(passed),
+                unit.load_en.eq(passed_en),
             ]
             connect(m, addrgen.requests, fetcher.requests)
             connect(m, fetcher.windows, unit.windows)
@@ -241,9 +247,10 @@ class LayerEngine(wiring.Component):
         m.d.comb += [
             ppu.layer.eq(layer),
             ppu.start.eq(start),
-            ppu.load.eq(load),
-            ppu.load_en.eq(load_en),
-            self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all())
+            ppu.load.eq(passed),
+            ppu.load_en.eq(passed_en),
+            # The half that a beat in the register completes is still free.
+            self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all() & ~(passed_en & commits(passed)))
                                    & ((load.space != Space.LABEL) | detector.load_ready))),
             self.outside.eq(ppu.outside),
             memory.write.eq(ppu.write),

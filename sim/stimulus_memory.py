@@ -65,8 +65,8 @@ def actmem(config: Config, rng: np.random.Generator, cycles: int = 1200) -> dict
 def arbiter(config: Config, rng: np.random.Generator, cycles: int = 600) -> dict[str, Words]:
     """Let users ask at random, of a memory that is not always ready; the lowest number wins.
 
-    The memory answers every read `READ_CYCLES` later, and sometimes says valid when nobody asked, as it would for another
-    arbiter's reads; nobody is to be told then.
+    The memory answers every read `READ_CYCLES` later, and sometimes says valid when nobody asked, as it would for
+    another arbiter's reads; nobody is to be told then.
     """
     trace = Trace()
     users, run_mask = range(ARBITER_USERS), (1 << 4 * config.run) - 1
