@@ -158,6 +158,7 @@ class Sequencer(wiring.Component):
         # What is known a cycle after its reasons.
         no_more, beyond = Signal(), Signal()    # the next descriptor is not one of the program, lies behind it
         come = Signal()                         # a descriptor
+        copies = Signal()                       # a descriptor, which is first needed later
         is_end, runs = Signal(), Signal()       # it is END, is for this step
         last_block = Signal()
         m.d.sync += [
@@ -169,6 +170,10 @@ class Sequencer(wiring.Component):
             last_block.eq(conv.one_block | (number + 1 == blocks)),
             block_place.eq(conv.params + block_offset),
         ]
+
+        m.d.sync += copies.eq(0)
+        with m.If(copies):
+            m.d.sync += current.eq(loader.descriptor)
 
         m.d.comb += self.error_descriptor.eq(index)
         with m.FSM():
@@ -215,7 +220,7 @@ class Sequencer(wiring.Component):
                         m.next = "REFUSE"
             with m.State("COPY"), m.If(~pending):
                 m.d.comb += loader.descriptor_take.eq(1)
-                m.d.sync += [current.eq(loader.descriptor), self.descriptor.eq(index), index.eq(index + 1),
+                m.d.sync += [copies.eq(1), self.descriptor.eq(index), index.eq(index + 1),
                              number.eq(0)]
                 m.next = "AHEAD"
                 with m.If(is_end):

@@ -29,7 +29,7 @@ __all__ = ["ProgramCounters", "predict_program"]
 
 TRANSFORMS = ("none", "upsample", "space_to_depth")
 COMMAND_CYCLES = 7      # from a job's command to its first beat, beside the memory's latency
-FETCH_CYCLES = 3        # from a descriptor's last beat to its check
+FETCH_CYCLES = 4        # from a descriptor's last beat to its check
 ASK_CYCLES = 2          # of the sequencer for a job
 ARRIVE_CYCLES = 2       # from a job's last beat to the memories, where a layer waits for it
 START_CYCLES = 3        # from then on, or from the end of the layer before, to a layer's first cycle
