@@ -54,7 +54,7 @@ MUTANTS = [
     ("addrgen", "self.list_complete & self.ktile_ready", "self.list_complete", "before its weights are loaded"),
     ("addrgen", "next_valid & (~tile_valid | tile_done)", "next_valid & ~tile_valid", "cycles for"),
     ("addrgen", "fresh_ktile = Signal(init=1)", "fresh_ktile = Signal(init=1, reset_less=True)", "0 k-tiles taken"),
-    ("fetcher", "READ_CYCLES = 2", "READ_CYCLES = 1", "of stream windows"),
+    ("fetcher", "stage in range(READ_CYCLES)", "stage in range(READ_CYCLES - 1)", "of stream windows"),
     ("fetcher", "self.idle.eq(taken == 0)", "self.idle.eq(~self.windows.valid)", "idle is"),
     ("fetcher", "taken = Signal(range(config.fetch_depth + 1))",
      "taken = Signal(range(config.fetch_depth + 1), reset_less=True)", "idle is"),
