@@ -179,8 +179,9 @@ class LayerEngine(wiring.Component):
             scheduler.load.eq(passed),
             scheduler.load_en.eq(passed_en),
             scheduler.label.eq(detector.label),
-            ppu.lists_complete.eq(scheduler.complete),
         ]
+        # Who takes part is known when the lists are complete.
+        m.d.sync += ppu.lists_complete.eq(scheduler.complete & ~start)
 
         # Arrays. Each has its own list, weights and fetcher; fetchers share the read ports.
         port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
@@ -204,7 +205,6 @@ class LayerEngine(wiring.Component):
                 addrgen.list_entry.eq(scheduler.entry[array]),
                 addrgen.list_write.eq(scheduler.write[array]),
                 addrgen.list_complete.eq(scheduler.complete),
-                ppu.used[array].eq(~addrgen.list_empty & ~layer.elementwise),
                 addrgen.ktile_ready.eq(unit.ktile_ready),
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),
@@ -212,6 +212,7 @@ class LayerEngine(wiring.Component):
                 unit.load.eq(passed),
                 unit.load_en.eq(passed_en),
             ]
+            m.d.sync += ppu.used[array].eq(~addrgen.list_empty & ~layer.elementwise)
             connect(m, addrgen.requests, fetcher.requests)
             connect(m, fetcher.windows, unit.windows)
             connect(m, unit.tiles, ppu.tiles[array])
@@ -254,8 +255,8 @@ class LayerEngine(wiring.Component):
                                    & ((load.space != Space.LABEL) | detector.load_ready))),
             self.outside.eq(ppu.outside),
             memory.write.eq(ppu.write),
-            idle.eq(Cat(idles).all()),
         ]
+        m.d.sync += idle.eq(Cat(idles).all() & ~start)
         m.d.sync += self.active.eq(Cat(working).any())
         with m.If(~writes):
             m.d.comb += [

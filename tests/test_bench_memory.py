@@ -59,7 +59,7 @@ MUTANTS = [
     ("fetcher", "taken = Signal(range(config.fetch_depth + 1))",
      "taken = Signal(range(config.fetch_depth + 1), reset_less=True)", "idle is"),
     ("readout", "taken != config.fetch_depth", "taken <= config.fetch_depth", "of stream beats"),
-    ("readout", "self.addresses.payload << (", "self.addresses.payload << 0 * (", "of memory is of address"),
+    ("readout", "skid.o.payload << (", "skid.o.payload << 0 * (", "of memory is of address"),
     ("scheduler", "label.sparse | ~item.dense_ok", "label.sparse", "of array"),
     ("scheduler", "loads[array] < least_load", "loads[array] <= least_load", "of array"),
     ("scheduler", "~taken & chosen & item.entry.last", "taken & chosen & item.entry.last", "of array"),

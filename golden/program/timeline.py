@@ -38,7 +38,7 @@ CHECK_STEPS = {Opcode.END: 31, Opcode.BATCH: 46, Opcode.LOAD: 51, Opcode.STORE: 
                Opcode.ELEMENTWISE: 125}     # about: the legal widths of upsampled maps take some, too
 BLOCK_STEPS = 12        # for each further block of parameters
 PLACE_CYCLES = 3        # of the sequencer for a block's place, beside the shift, a place per cycle, and one more
-WRITE_CYCLES = 7        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
+WRITE_CYCLES = 10       # from a STORE's last beat to the sequencer's going on, beside the memory's latency
 
 
 @dataclass
