@@ -88,7 +88,8 @@ class Bench:
     async def _serve_memory(self) -> None:
         """Play the activation memory: answers `READ_CYCLES` after the read, noise in all other cycles."""
         dut, clock = self.dut, RisingEdge(self.dut.clk)
-        granted, answers = 0, deque([None] * (READ_CYCLES - 1))
+        granted = 0
+        answers: deque[int | None] = deque([None] * (READ_CYCLES - 1))
         while True:
             await clock
             answer = answers.popleft()
