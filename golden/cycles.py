@@ -20,7 +20,7 @@ from golden.work import LayerWork
 __all__ = ["CAUSES", "Counters", "predict"]
 
 CAUSES = ("busy", "fetch", "weights", "drain", "post", "write")     # of cycles
-END_CYCLES = 15     # from the post-processor's last step to the end of the layer
+END_CYCLES = 18     # from the post-processor's last step to the end of the layer
 
 Int64 = NDArray[np.int64]
 Array = DenseArray | SparseArray
@@ -81,11 +81,11 @@ def _run(engine: Engine, post: PostProcessor, arrays: Sequence[Array | NoArray],
         """Let the post-processor take the tiles that all arrays have finished."""
         while (tile := len(engine.release)) < tiles and all(len(array.finished) > tile for array in working):
             k_tile = tile // engine.tiles
-            post.tile(max([engine.list_complete, *(array.finished[tile] for array in working)]),
+            post.tile(max([engine.list_complete + 1, *(array.finished[tile] for array in working)]),
                       min(machine.cols, work.outputs - k_tile * machine.cols))
             if (tile + 1) % engine.tiles == 0 and len(engine.loaded) < engine.k_tiles:
                 freed = _freed(engine, arrays, k_tile)
-                load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats)
+                load(0 if work.ktile_beats is None else max(engine.loaded[-1], freed) + work.ktile_beats + 1)
             for array in working:
                 array.resume()
                 array.fetcher.ask()

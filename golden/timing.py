@@ -24,7 +24,7 @@ from golden.work import LINES, LayerWork
 
 __all__ = ["BANKS", "UNKNOWN", "DenseArray", "Engine", "Fetcher", "NoArray", "PostProcessor"]
 
-READ_CYCLES = 3         # from a read's issue to its window at the head of the queue
+READ_CYCLES = 6         # from a read's issue to its window at the head of the queue
 DEAL_CYCLES = 4         # from the scheduler's reading an entry of the channel table to the choice of its array
 COMPLETE_CYCLES = 9     # from a tile's last step to its accumulators being ready, beside the drain
 KTILE_CYCLES = 5        # from a k-tile's last step to its weights being free, beside the drain
@@ -76,10 +76,11 @@ class Fetcher:
         self.readable = [readable[entry] for entry in self.entry]
         self.tile, self.place = 0, 0        # of the next window
         self.wanted = 0         # first cycle in which it may be read, or that is still to be tried
-        self.entry_read = 0     # cycle in which its entry is read
+        self.entry_read = 0     # cycle in which its entry goes from the list's memory to work
         self.request = 0        # cycle of its request, after `ask`
         self.requested = 0      # cycle of the last request; 1 is the first in which the list may be read
         self.read = 1           # cycle of its read
+        self.read_before = 0    # and of the one before
         self.walked = machine.rows + 1                      # the masks of the present tile are taken over
         self.there: deque[int] = deque()                    # windows not taken yet: the first cycle they are there
         self.pops = [-1] * machine.fetch_depth              # of each window, when the one is taken that it waits for
@@ -92,14 +93,14 @@ class Fetcher:
         engine, place = self.engine, self.place
         entry_read = self.requested
         if self.tile == 0 and self.opens[place]:
-            entry_read = max(entry_read, self.readable[place])
-        request = max(entry_read + 1, self.read)
+            entry_read = max(entry_read, self.readable[place] + 1)
+        request = max(entry_read, self.read_before) + 1     # two requests can wait for the port
         if place == 0:
             request = max(request, self.walked + 1)
             if self.tile % engine.tiles == 0:
                 request = max(request, engine.weights(self.tile // engine.tiles))
         room = self.pops[self.number] if self.number < len(self.pops) else UNKNOWN
-        self.entry_read, self.request, self.wanted = entry_read, request, max(request, room) + 1
+        self.entry_read, self.request, self.wanted = entry_read, request, max(request, room, self.read) + 1
 
     def grant(self) -> None:
         """Read the next window in the cycle that is wanted."""
@@ -107,7 +108,7 @@ class Fetcher:
         self.port.add(self.wanted)
         if self.place == 0 and self.tile % engine.tiles == 0:
             self.waits.append((self.entry_read + 1, engine.weights(self.tile // engine.tiles)))
-        self.requested, self.read = request, self.wanted
+        self.requested, self.read_before, self.read = request, self.read, self.wanted
         self.there.append(self.wanted + READ_CYCLES)
         self.number += 1
         self.place += 1

@@ -14,7 +14,7 @@ __all__ = ["HANDOVER_CYCLES", "LINES", "LayerWork", "ListWork", "image_work", "i
 
 LINES = 3       # of a kernel, of as many taps each
 TAPS = LINES * LINES
-HANDOVER_CYCLES = 3     # from a layer's last count to the start of one that waits to follow it
+HANDOVER_CYCLES = 4     # from a layer's last count to the start of one that waits to follow it
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]

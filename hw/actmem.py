@@ -11,6 +11,11 @@ bank b takes row i from the banks b.. and row i + 1 from the banks before b, so 
 
 The banks' words are rotated so that the run's first nibble comes first, as far as anybody reads (`Config.run`). Each
 read port is a copy of the memory.
+
+    cycle    0            1                        2                 3                    4
+    read     address      rows of the banks        banks' words      whole banks          rotated within a bank
+             registered   read                     registered        rotated, registered  -> data
+    write    registered   rotated, registered      written
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
@@ -21,10 +26,9 @@ from amaranth.lib.wiring import In, Out
 from .config import BANKS, Config
 from .interfaces import write_layout
 
-__all__ = ["ActivationMemory", "read_port_signature"]
+__all__ = ["READ_CYCLES", "ActivationMemory", "read_port_signature"]
 
-
-COARSE = 2  # stages of a read's rotation before the register; the memory itself takes half of that cycle
+READ_CYCLES = 4     # from a read to its data
 
 
 def _rotated(m: Module, name: str, value: Value, by: Value, bits: range, length: int, size: int) -> Value:
@@ -65,7 +69,7 @@ def read_port_signature(config: Config) -> wiring.Signature:
     ready : In(1)
         The read is taken in this cycle.
     valid : In(1)
-        `data` answers the read taken two cycles ago.
+        `data` answers the read taken `READ_CYCLES` ago.
     data : In(run nibbles)
     """
     return wiring.Signature({
@@ -80,8 +84,7 @@ def read_port_signature(config: Config) -> wiring.Signature:
 class ActivationMemory(wiring.Component):
     """Banked nibble memory with one write port and `read_ports` read ports.
 
-    A read takes two cycles: the banks, then half of the rotation, of which the rest follows the register. A write lands
-    two cycles after it is given. A read in the cycle of a write, or in the one after it, returns the old nibbles.
+    A read in the cycle of a write, or in the one after it, returns the old nibbles.
 
     Members
     -------
@@ -123,15 +126,17 @@ class ActivationMemory(wiring.Component):
 
         # Write: rotate, register, write. A run is short, so all of the row is offered the same nibbles, `period` apart,
         # and the mask says where the run lies.
-        rotation = split(self.write.addr)[0]
+        given = Signal(write_layout(config))
+        m.d.sync += given.eq(self.write)
+        rotation = split(given.addr)[0]
         period = 1 << (config.write_nibbles - 1).bit_length()
         low_bits = (period - 1).bit_length()
         low, block = rotation[:low_bits], rotation[low_bits:]
         back = (-low)[:low_bits]
         missing = period - config.write_nibbles
-        rotated_data = _rotated(m, "data", Cat(self.write.data.as_value(), Const(0, 4 * missing)), back,
+        rotated_data = _rotated(m, "data", Cat(given.data.as_value(), Const(0, 4 * missing)), back,
                                 range(low_bits), period, 4)
-        rotated_mask = _rotated(m, "mask", Cat(self.write.mask, Const(0, missing)), back, range(low_bits), period, 1)
+        rotated_mask = _rotated(m, "mask", Cat(given.mask, Const(0, missing)), back, range(low_bits), period, 1)
         write_data = Signal(4 * period, reset_less=True)
         write_mask = Signal(config.row_nibbles)
         m.d.sync += write_data.eq(rotated_data)
@@ -142,14 +147,18 @@ class ActivationMemory(wiring.Component):
                 rotated_mask & Cat(Mux(low <= place, own, after) for place in range(period)))
         row_data = write_data.replicate(config.row_nibbles // period)
         write_rows = []
-        for bank, bank_row in enumerate(bank_rows(self.write.addr)):
+        for bank, bank_row in enumerate(bank_rows(given.addr)):
             write_row = Signal(row_address, name=f"write_row{bank}")
             m.d.sync += write_row.eq(bank_row)
             write_rows.append(write_row)
 
+        bank_shift = (config.bank_nibbles - 1).bit_length()     # bits of an address within a bank's word
         for port, read in enumerate(self.read):
+            addr = Signal(config.addr_bits, name=f"addr{port}", reset_less=True)
+            asked = Signal(READ_CYCLES, name=f"asked{port}")    # reads under way, the latest first
+            m.d.sync += [addr.eq(read.addr), asked.eq(Cat(read.en, asked))]
             words = []
-            for bank, bank_row in enumerate(bank_rows(read.addr)):
+            for bank, bank_row in enumerate(bank_rows(addr)):
                 memory = Memory(shape=unsigned(bank_bits), depth=1 << row_address, init=[])
                 m.submodules[f"port{port}_bank{bank}"] = memory
                 writer = memory.write_port(granularity=4)
@@ -159,23 +168,22 @@ class ActivationMemory(wiring.Component):
                     writer.data.eq(row_data.word_select(bank, bank_bits)),
                     writer.en.eq(write_mask.word_select(bank, config.bank_nibbles)),
                     reader.addr.eq(bank_row),
-                    reader.en.eq(read.en),
+                    reader.en.eq(asked[0]),
                 ]
                 words.append(reader.data)
-            banked = Signal(name=f"banked{port}")
-            rotation = Signal(offset_bits, name=f"rotation{port}", reset_less=True)
-            fine = Signal(offset_bits - COARSE, name=f"fine{port}", reset_less=True)
-            coarse = _rotated(m, f"coarse{port}", Cat(*words), rotation, range(len(fine), offset_bits), config.run, 4)
-            run = Signal(len(coarse), name=f"run{port}", reset_less=True)
+            # A block memory takes half a cycle to answer, so nothing else is done in that cycle.
+            row = Signal(4 * config.row_nibbles, name=f"row{port}", reset_less=True)
+            rotations = [Signal(offset_bits, name=f"rotation{port}_{age}", reset_less=True) for age in range(2)]
+            within = Signal(bank_shift, name=f"within{port}", reset_less=True)
+            banks = _rotated(m, f"banks{port}", row, rotations[1], range(bank_shift, offset_bits), config.run, 4)
+            run = Signal(len(banks), name=f"run{port}", reset_less=True)
             m.d.sync += [
-                banked.eq(read.en),
-                rotation.eq(split(read.addr)[0]),
-                read.valid.eq(banked),
-                fine.eq(rotation),
-                run.eq(coarse),
+                rotations[0].eq(split(addr)[0]), rotations[1].eq(rotations[0]), within.eq(rotations[1]),
+                row.eq(Cat(*words)), run.eq(banks),
             ]
             m.d.comb += [
                 read.ready.eq(1),
-                read.data.as_value().eq(_rotated(m, f"fine{port}", run, fine, range(len(fine)), config.run, 4)),
+                read.valid.eq(asked[-1]),
+                read.data.as_value().eq(_rotated(m, f"within{port}", run, within, range(bank_shift), config.run, 4)),
             ]
         return m

@@ -9,19 +9,22 @@ addition. An upsampled map is not in memory: a tile's window comes of the run of
 Two pipelines meet in the line stage (time runs downwards, a wide map):
 
     list memory          entry          tile walker            request
-    read entry 1         entry 0        shifts in tile 1       entry 0, line 0
+    read entry 2         entry 0        shifts in tile 1       entry 0, line 0
     .                    entry 0        .                      entry 0, line 1
     .                    entry 0        .                      entry 0, line 2
-    read entry 2         entry 1        .                      entry 1, line 0
+    read entry 3         entry 1        .                      entry 1, line 0
+
+What follows from the layer alone is kept in registers, and so is what follows from the next tile's place.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .config import LINE_TAPS, Config
 from .interfaces import entry_layout, layer_layout, mask_layout, request_layout, upsample_patterns
+from .skid import Skid
 
 __all__ = ["AddressGenerator"]
 
@@ -76,6 +79,14 @@ class AddressGenerator(wiring.Component):
         config, layer, rows = self.config, self.layer, self.config.rows
         addr_bits = config.addr_bits
 
+        last_x, last_y = Signal(config.dim_bits), Signal(config.dim_bits)
+        final_tile, final_ktile = Signal(addr_bits), Signal.like(layer.k_tiles)
+        by_window = Signal()
+        m.d.sync += [
+            last_x.eq(layer.width - 1), last_y.eq(layer.height - 1), final_tile.eq(layer.tiles - 1),
+            final_ktile.eq(layer.k_tiles - 1), by_window.eq(layer.width <= config.window_width),
+        ]
+
         # Tile walker: one pixel per cycle into the masks of the next tile.
         next_mask = Signal(mask_layout(config), reset_less=True)
         lane = Signal(range(rows + 1))
@@ -88,8 +99,8 @@ class AddressGenerator(wiring.Component):
         take_tile = Signal()
 
         inside = pixel < layer.pixels
-        right_edge = x == layer.width - 1
-        bottom_edge = y == layer.height - 1
+        right_edge = x == last_x
+        bottom_edge = y == last_y
         with m.If(~next_valid):
             bits = ((next_mask.left, x != 0), (next_mask.right, ~right_edge), (next_mask.lines[0], inside & (y != 0)),
                     (next_mask.lines[1], inside), (next_mask.lines[2], inside & ~bottom_edge))
@@ -100,47 +111,51 @@ class AddressGenerator(wiring.Component):
         with m.If(take_tile):
             m.d.sync += [lane.eq(0), next_e0.eq(next_e0 + rows), next_tile.eq(next_tile + 1)]
         restart = Signal()
-        m.d.comb += restart.eq(self.start | take_tile & (next_tile == layer.tiles - 1))
+        next_final = Signal()
+        m.d.sync += next_final.eq(next_tile == final_tile)
+        m.d.comb += restart.eq(self.start | take_tile & next_final)
         with m.If(restart):
             m.d.sync += [sig.eq(0) for sig in (lane, x, y, pixel, next_e0, next_tile)]
 
-        # The tile at work: its masks, and where its three kernel lines begin.
+        # Where the next tile's three kernel lines begin.
+        first = Signal(addr_bits)                       # pixel of memory that is shown as the tile's first one
+        back = Signal(range(2 << config.dim_bits))      # from there to its neighbour on the left, a line up
+        patterns = upsample_patterns(config)
+        pattern, next_pattern, chosen = (Signal(range(max(2, len(patterns) + 1)), name=name)
+                                         for name in ("pattern", "next_pattern", "chosen"))
+        next_offsets, offsets = ([Signal(addr_bits, name=f"{name}{line}") for line in range(LINE_TAPS)]
+                                 for name in ("next_offset", "offset"))
+        m.d.comb += [first.eq(next_e0), back.eq(last_x + 2)]
+        shown = Signal(len(config.upsampled_widths))    # the map is upsampled, and has this width
+        m.d.sync += shown.eq(Cat(layer.upsampled & (layer.width == width) for width in config.upsampled_widths))
+        for bit, width in zip(shown, config.upsampled_widths, strict=True):
+            with m.If(bit):
+                # Half the column in half the line; of an odd line the one above it is the same in memory.
+                place = width.bit_length() - 1
+                odd = next_e0[place]
+                m.d.comb += [
+                    first.eq(Cat(next_e0[1:place], next_e0[place + 1:])),
+                    back.eq(Mux(odd, 1, width // 2 + 1)),
+                    chosen.eq(1 + patterns.index((width, 0)) + odd),
+                ]
+        m.d.sync += [
+            next_pattern.eq(chosen),
+            next_offsets[0].eq(first - back), next_offsets[1].eq(next_e0 - 1), next_offsets[2].eq(next_e0 + last_x),
+        ]
+
+        # The tile at work.
         tile_valid = Signal()
         tile_done = Signal()
         mask = Signal(mask_layout(config), reset_less=True)
-        offsets = [Signal(addr_bits, name=f"offset{line}") for line in range(LINE_TAPS)]
         m.d.comb += take_tile.eq(next_valid & (~tile_valid | tile_done))
-        first = Signal(addr_bits)                       # pixel of memory that is shown as the tile's first one
-        back = Signal(range(2 << config.dim_bits))      # from there to its neighbour on the left, a line up
-        m.d.comb += [first.eq(next_e0), back.eq(layer.width + 1)]
-        patterns = upsample_patterns(config)
-        next_pattern = Signal(range(max(2, len(patterns) + 1)))
-        pattern = Signal.like(next_pattern)
-        if patterns:
-            with m.If(layer.upsampled), m.Switch(layer.width):
-                for width in config.upsampled_widths:
-                    with m.Case(width):
-                        # Half the column in half the line; of an odd line the one above it is the same in memory.
-                        place = width.bit_length() - 1
-                        odd = next_e0[place]
-                        m.d.comb += [
-                            first.eq(Cat(next_e0[1:place], next_e0[place + 1:])),
-                            back.eq(Mux(odd, 1, width // 2 + 1)),
-                            next_pattern.eq(1 + patterns.index((width, 0)) + odd),
-                        ]
         with m.If(take_tile):
-            m.d.sync += [
-                mask.eq(next_mask),
-                pattern.eq(next_pattern),
-                offsets[0].eq(first - back),
-                offsets[1].eq(next_e0 - 1),
-                offsets[2].eq(next_e0 - 1 + layer.width),
-                tile_valid.eq(1),
-            ]
+            m.d.sync += [mask.eq(next_mask), pattern.eq(next_pattern), tile_valid.eq(1)]
+            m.d.sync += [offset.eq(value) for offset, value in zip(offsets, next_offsets, strict=True)]
         with m.Elif(tile_done):
             m.d.sync += tile_valid.eq(0)
 
-        # List stage: read the next entry while the current one is used, around and around.
+        # List stage: read further entries while the current one is used, around and around. An entry waits in the
+        # memory's register, half a cycle after which it is there, until the one before it is done.
         m.submodules.list = channel_list = Memory(shape=entry_layout(config), depth=config.list_depth, init=[])
         writer = channel_list.write_port()
         reader = channel_list.read_port()
@@ -155,53 +170,56 @@ class AddressGenerator(wiring.Component):
         tiles_read = Signal(addr_bits)
         k_tiles_read = Signal.like(layer.k_tiles)
         reading = Signal()
-        entry = reader.data
-        entry_valid = Signal()
+        entry = Signal(entry_layout(config), reset_less=True)
+        waits, entry_valid = Signal(), Signal()     # an entry was read; the one before it is at work
         entry_done = Signal()
-        ends_tile = Signal()    # the current entry is the list's last
-        ends_ktile = Signal()   # and its tile is the k-tile's last
-        last_index = index == count - 1
-        last_tile = tiles_read == layer.tiles - 1
+        move = Signal()
+        # The entry is the list's last, and its tile is the k-tile's last: of the one that waits, of the one at work.
+        read_last, read_final, ends_tile, ends_ktile = (
+            Signal(name=name) for name in ("read_last", "read_final", "ends_tile", "ends_ktile"))
+        latest = Signal(len(count), init=(1 << len(count)) - 1)     # entry written
+        last_index = index == latest
+        last_tile = tiles_read == final_tile
+        m.d.sync += latest.eq(latest + self.list_write)
         m.d.comb += [
+            move.eq(waits & (~entry_valid | entry_done)),
             reader.addr.eq(index),
-            reader.en.eq(reading & (index < count) & (~last_index | self.list_complete) & (~entry_valid | entry_done)),
+            reader.en.eq(reading & (index < count) & (~last_index | self.list_complete) & (~waits | move)),
         ]
         with m.If(reader.en):
             m.d.sync += [
-                entry_valid.eq(1),
-                ends_tile.eq(last_index),
-                ends_ktile.eq(last_index & last_tile),
+                waits.eq(1),
+                read_last.eq(last_index),
+                read_final.eq(last_index & last_tile),
                 index.eq(Mux(last_index, 0, index + 1)),
             ]
             with m.If(last_index):
                 m.d.sync += tiles_read.eq(Mux(last_tile, 0, tiles_read + 1))
                 with m.If(last_tile):
                     m.d.sync += k_tiles_read.eq(k_tiles_read + 1)
-                    with m.If(k_tiles_read == layer.k_tiles - 1):
+                    with m.If(k_tiles_read == final_ktile):
                         m.d.sync += reading.eq(0)
+        with m.Elif(move):
+            m.d.sync += waits.eq(0)
+
+        # Line stage: the whole window, or its used lines in order.
+        used = Cat(reader.data.taps.word_select(line, LINE_TAPS).any() for line in range(LINE_TAPS))
+        left_over = Signal(LINE_TAPS)
+        line = (left_over & -left_over)[:LINE_TAPS]
+        last_line = by_window | (left_over & (left_over - 1) == 0)  # an entry without taps must end too
+        with m.If(move):
+            m.d.sync += [
+                entry.eq(reader.data), entry_valid.eq(1), ends_tile.eq(read_last), ends_ktile.eq(read_final),
+            ]
         with m.Elif(entry_done):
             m.d.sync += entry_valid.eq(0)
 
-        # Line stage: the whole window, or its used lines in order.
-        by_window = layer.width <= config.window_width
-        lines_done = Signal(LINE_TAPS)
-        used = Cat(entry.taps.word_select(line, LINE_TAPS).any() for line in range(LINE_TAPS))
-        left_over = used & ~lines_done
-        line = Signal(range(LINE_TAPS))
-        only_line = Signal()
-        with m.Switch(left_over):
-            for code in range(1, 1 << LINE_TAPS):
-                with m.Case(code):
-                    m.d.comb += [line.eq((code & -code).bit_length() - 1), only_line.eq(code & (code - 1) == 0)]
-            with m.Default():   # an entry without taps, which no program should have, must end too
-                m.d.comb += only_line.eq(1)
-        last_line = by_window | only_line
-
         fresh_ktile = Signal(init=1)
         half = Signal()
-        request = self.requests.payload
-        room = ~self.requests.valid | self.requests.ready
-        emit = Signal()
+        m.submodules.skid = skid = Skid(request_layout(config))
+        connect(m, skid.o, flipped(self.requests))
+        request, room = skid.i.payload, skid.i.ready
+        emit = skid.i.valid
         m.d.comb += [
             emit.eq(entry_valid & tile_valid & room & (~fresh_ktile | self.ktile_ready)),
             entry_done.eq(emit & last_line),
@@ -209,47 +227,45 @@ class AddressGenerator(wiring.Component):
             self.ktile_take.eq(emit & fresh_ktile),
             self.wait_weights.eq(entry_valid & fresh_ktile & ~self.ktile_ready),
         ]
-        with m.If(room):
-            m.d.sync += self.requests.valid.eq(emit)
+        offset = Signal(addr_bits)
+        m.d.comb += offset.eq(offsets[0])
+        for number in range(1, LINE_TAPS):
+            with m.If(~by_window & line[number]):
+                m.d.comb += offset.eq(offsets[number])
+        m.d.comb += [
+            request.addr.eq(entry.base + offset),
+            request.mask.eq(mask),
+            request.taps.eq(entry.taps & Cat((by_window | bit).replicate(LINE_TAPS) for bit in line)),
+            request.half.eq(half),
+            request.last.eq((entry.last | ends_tile) & last_line),   # a tile ends its vector
+            request.tile_last.eq(last_line & ends_tile),
+            request.ktile_last.eq(last_line & ends_ktile),
+        ]
+        if patterns:
+            m.d.comb += request.pattern.eq(pattern)
+        m.d.comb += [request[name].eq(entry[name]) for name in ("a_signed", "w_signed", "exponent", "group", "weight")]
         with m.If(emit):
-            offset = Signal(addr_bits)
-            m.d.comb += offset.eq(offsets[0])
-            with m.If(~by_window), m.Switch(line):
-                for number in range(1, LINE_TAPS):
-                    with m.Case(number):
-                        m.d.comb += offset.eq(offsets[number])
-            taps = Cat(entry.taps.word_select(number, LINE_TAPS) & (by_window | (line == number)).replicate(LINE_TAPS)
-                       for number in range(LINE_TAPS))
             m.d.sync += [
-                lines_done.eq(Mux(last_line, 0, lines_done | (1 << line))),
+                left_over.eq(left_over & (left_over - 1)),
                 fresh_ktile.eq(entry_done & ends_ktile),
                 half.eq(half ^ (entry_done & ends_ktile)),
-                request.addr.eq(entry.base + offset),
-                request.mask.eq(mask),
-                request.taps.eq(taps),
-                request.half.eq(half),
-                request.last.eq((entry.last | ends_tile) & last_line),   # a tile ends its vector
-                request.tile_last.eq(last_line & ends_tile),
-                request.ktile_last.eq(last_line & ends_ktile),
             ]
-            if patterns:
-                m.d.sync += request.pattern.eq(pattern)
-            m.d.sync += [request[name].eq(entry[name])
-                         for name in ("a_signed", "w_signed", "exponent", "group", "weight")]
+        with m.If(move):    # the entry before it is done
+            m.d.sync += left_over.eq(used)
 
         # An array without channels still steps over the k-tiles.
         m.d.comb += self.ktile_skip.eq(reading & (count == 0) & self.list_complete & self.ktile_ready)
         with m.If(self.ktile_skip):
             m.d.sync += [half.eq(~half), k_tiles_read.eq(k_tiles_read + 1)]
-            with m.If(k_tiles_read == layer.k_tiles - 1):
+            with m.If(k_tiles_read == final_ktile):
                 m.d.sync += reading.eq(0)
 
         with m.If(self.start):
             m.d.sync += [
                 reading.eq(1),
                 tile_valid.eq(0),
-                count.eq(0),
+                count.eq(0), latest.eq(-1),
                 index.eq(0), tiles_read.eq(0), k_tiles_read.eq(0),
             ]
-        m.d.comb += self.idle.eq(~reading & ~entry_valid & ~self.requests.valid)
+        m.d.comb += self.idle.eq(~reading & ~waits & ~entry_valid & skid.empty)
         return m

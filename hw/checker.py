@@ -100,6 +100,7 @@ class DescriptorChecker(wiring.Component):
         running, fetching, come, here = (Signal(name=name) for name in ("running", "fetching", "come", "here"))
         busy = Signal()         # a product is made
         operand = Signal(32)
+        subtracts, carry = Signal(), Signal()   # of the step: what the adder does with the operand
         chosen = Signal(32)
         with m.Switch(place):
             for number, value in enumerate(program.steps):
@@ -125,6 +126,8 @@ class DescriptorChecker(wiring.Component):
                 place.eq(place + 1), fetched.eq(read), fetching.eq(running),
                 ahead.eq(fetched), come.eq(fetching),
                 step.eq(ahead), operand.eq(chosen & ahead.mask), here.eq(come),
+                subtracts.eq((ahead.do == Do.SUBTRACT) | (ahead.do == Do.MOST) | (ahead.do == Do.LEAST)),
+                carry.eq((ahead.do == Do.SUBTRACT) | (ahead.do == Do.LEAST)),
             ]
 
         # The adder: total + factor, total - operand, total - operand - 1 or total + operand. Of MOST the result is
@@ -133,15 +136,12 @@ class DescriptorChecker(wiring.Component):
         factor = Signal(SUM_BITS)       # the first one, shifted
         bits = Signal(32)               # what is left of the second one
         addend = Signal(SUM_BITS + 1)
-        carry = Signal()
+        carried = ~busy & carry
         result = Signal(SUM_BITS + 1)
-        with m.If(busy):
-            m.d.comb += addend.eq(factor)
-        with m.Elif((step.do == Do.SUBTRACT) | (step.do == Do.MOST) | (step.do == Do.LEAST)):
-            m.d.comb += [addend.eq(Cat(~operand, Const(-1, SUM_BITS + 1 - 32))), carry.eq(step.do != Do.MOST)]
-        with m.Else():
-            m.d.comb += addend.eq(operand)
-        m.d.comb += result.eq((Cat(carry, total) + Cat(carry, addend)) >> 1)
+        m.d.comb += [
+            addend.eq(Mux(busy, factor, Cat(operand, Const(0, SUM_BITS + 1 - 32)) ^ subtracts.replicate(SUM_BITS + 1))),
+            result.eq((Cat(carried, total) + Cat(carried, addend)) >> 1),
+        ]
 
         # Steps are done.
         found = {code: Signal(name=f"found_{code.name.lower()}") for code in ErrorCode if code <= ErrorCode.BATCH}
@@ -149,9 +149,25 @@ class DescriptorChecker(wiring.Component):
         flag = Signal()
         shifting = Signal()
         nonzero = operand.any()
-        wrong, before = Signal(), Signal()
         jump = Signal()
         m.d.comb += doing.eq(here & ~busy & ((step.when == When.ALWAYS) | (flag == (step.when == When.IF))))
+        # What a comparison said is judged a cycle later.
+        judged = Signal(step_layout())
+        judges, negative, any_bit = Signal(), Signal(), Signal()
+        wrong, before = Signal(), Signal()
+        m.d.sync += [judged.eq(step), judges.eq(doing), negative.eq(result[-1]), any_bit.eq(nonzero)]
+        with m.If(judges), m.Switch(judged.do):
+            with m.Case(Do.ZERO):
+                m.d.comb += wrong.eq(any_bit)
+            with m.Case(Do.MOST):
+                m.d.comb += wrong.eq(~negative)
+                m.d.sync += before.eq(wrong)
+            with m.Case(Do.LEAST):
+                m.d.comb += wrong.eq(negative)
+        for error, signal in found.items():
+            with m.If(wrong & (~judged.also | before) & (judged.error == error)):
+                m.d.sync += signal.eq(1)
+
         m.d.sync += self.done.eq(0)
         with m.If(doing), m.Switch(step.do):
             with m.Case(Do.END):
@@ -177,18 +193,8 @@ class DescriptorChecker(wiring.Component):
                 m.d.sync += self.weight_beats.eq(total)
             with m.Case(Do.KEEP_BLOCK):
                 m.d.sync += self.block_beats.eq(total)
-            with m.Case(Do.ZERO):
-                m.d.comb += wrong.eq(nonzero)
-            with m.Case(Do.MOST):
-                m.d.comb += wrong.eq(~result[-1])
-                m.d.sync += before.eq(wrong)
-            with m.Case(Do.LEAST):
-                m.d.comb += wrong.eq(result[-1])
         with m.If(jump):
             m.d.sync += [place.eq(operand), fetching.eq(0), come.eq(0), here.eq(0)]
-        for error, signal in found.items():
-            with m.If(wrong & (~step.also | before) & (step.error == error)):
-                m.d.sync += signal.eq(1)
 
         # A product, a bit per cycle; a shift, a place per cycle.
         with m.If(busy):

@@ -134,7 +134,7 @@ class Config:
     label_slots: int = 32
     samples: int = 64
     dim_bits: int = 8
-    fetch_depth: int = 4
+    fetch_depth: int = 8
     bus_bits: int = 64
     axi_addr_bits: int = 32
     axi_burst: int = 64
@@ -177,7 +177,7 @@ class Config:
             self._require(_power_of_two(value) and 2 <= value <= 1 << 16, name, "a power of two from 2 to 65536",
                           "its address is a bit field")
         self._range("dim_bits", 2, 12, "maps are up to 4095 pixels wide")
-        self._range("fetch_depth", 4, 64, "a read takes two cycles, so fewer slots starve the array")
+        self._range("fetch_depth", 7, 64, "a window takes seven cycles, so fewer slots starve the array")
         self._range("axi_addr_bits", 32, 64, "AXI interconnects take 32 to 64 bits")
         self._require(_power_of_two(self.axi_burst) and self.axi_burst <= 256, "axi_burst",
                       "a power of two from 1 to 256", "AXI4 has no longer bursts, and none may cross 4 KiB")

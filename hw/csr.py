@@ -10,6 +10,8 @@ The description says what there is; nothing about a register is said again here.
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -207,14 +209,12 @@ class RegisterBlock(wiring.Component):
         m.d.sync += [asking.eq(axi.arvalid & axi.arready), coming.eq(asking), answer.eq(coming)]
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += word.eq(axi.araddr >> 2)
-        with m.If(answer):
-            m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(SLVERR)]
-        with m.Elif(axi.rready):
-            m.d.sync += axi.rvalid.eq(0)
-
-        for register in self.registers:
+        chosen = Signal(len(self.registers))    # the register at `word`, if there is one
+        answers: list[Any] = []                 # of each register its word, or 0
+        for number, register in enumerate(self.registers):
             name, width = register.inst_name.lower(), register.get_property("regwidth")
             value = Signal(width, name=f"{name}_read")
+            m.d.sync += chosen[number].eq(word.matches(_pattern(register)))
             if register.external:
                 given = True
                 m.d.sync += value.eq(getattr(self, f"{name}_data"))
@@ -225,13 +225,17 @@ class RegisterBlock(wiring.Component):
                 for field in register.fields():
                     if field.is_sw_readable:
                         m.d.comb += value[field.low:field.high + 1].eq(self._values[field.get_path()])
-            with m.If(answer & word.matches(_pattern(register))):
-                m.d.sync += axi.rresp.eq(OKAY)
-                if width == WORD_BITS:
-                    m.d.sync += axi.rdata.eq(value)
-                elif given:
-                    m.d.sync += axi.rdata.eq(Mux(word[0], high, value))
-                    with m.If(~word[0]):
+            given_word = value
+            if width != WORD_BITS:
+                given_word = value.word_select(word[0], WORD_BITS)
+                if given:
+                    given_word = Mux(word[0], high, value[:WORD_BITS])
+                    with m.If(answer & chosen[number] & ~word[0]):
                         m.d.sync += high.eq(value >> WORD_BITS)
-                else:
-                    m.d.sync += axi.rdata.eq(value.word_select(word[0], WORD_BITS))
+            answers.append(given_word & chosen[number].replicate(WORD_BITS))
+
+        with m.If(answer):
+            m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(reduce(or_, answers)),
+                         axi.rresp.eq(Mux(chosen.any(), OKAY, SLVERR))]
+        with m.Elif(axi.rready):
+            m.d.sync += axi.rvalid.eq(0)

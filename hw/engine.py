@@ -26,6 +26,7 @@ from .ppu import PostProcessor
 from .readout import Readout, address_shape
 from .scheduler import Scheduler
 from .sparse import SparseArray
+from .weights import commits
 
 __all__ = ["CAUSES", "LayerEngine", "counters_layout", "events_layout"]
 
@@ -33,7 +34,7 @@ CAUSES = ("busy", "fetch", "weights", "drain", "post", "write", "steps")
 
 
 def counters_layout(config: Config) -> data.StructLayout:
-    """Counters of the layer that runs or ran last, 32 bits each.
+    """Counters of the layer that runs or ran last, 32 bits each; complete two cycles after its last one.
 
     Members
     -------
@@ -53,7 +54,7 @@ def counters_layout(config: Config) -> data.StructLayout:
 
 
 def events_layout(config: Config) -> data.StructLayout:
-    """What `counters_layout` counts, in one cycle: a bit each, and for `steps` how many.
+    """What `counters_layout` counts of one cycle: a bit each, and for `steps` how many.
 
     Members
     -------
@@ -80,9 +81,9 @@ class LayerEngine(wiring.Component):
         In the cycle after the layer's last write.
     counters : Out(counters_layout)
     events : Out(events_layout)
-        What the counters count in this cycle.
+        What the counters count, a cycle later.
     active : Out(1)
-        Something is computed or written in this cycle.
+        Something was computed or written in the last cycle.
     outside : Out(1)
         A write outside the layer's output was suppressed in this cycle.
     policy : In(policy_layout)
@@ -116,6 +117,11 @@ class LayerEngine(wiring.Component):
         config = self.config
         load = self.load.payload
         load_en = self.load.valid & self.load.ready
+        # Beats go from a register to the many memories of the arrays and to those that are read later; activations, and
+        # labels, go at once, for they wait for others that write.
+        passed = Signal(load_layout(config), reset_less=True)
+        passed_en = Signal()
+        m.d.sync += [passed.eq(load), passed_en.eq(load_en)]
 
         m.submodules.memory = memory = ActivationMemory(config)
         m.submodules.ppu = ppu = PostProcessor(config)
@@ -137,8 +143,12 @@ class LayerEngine(wiring.Component):
         m.d.comb += self.done.eq(running & idle)
         with m.If(self.done):
             m.d.sync += running.eq(0)
-        m.d.comb += self.events.running.eq(start | running & ~self.done)
-        m.d.sync += self.counters.cycles.eq(Mux(start, 1, self.counters.cycles + self.events.running))
+        m.d.sync += [
+            self.events.running.eq(start | running & ~self.done),
+            self.counters.cycles.eq(Mux(start, 0, self.counters.cycles + self.events.running)),
+        ]
+        pitch = Signal(range(config.window_width + 1))
+        m.d.sync += pitch.eq(Mux(layer.width <= config.window_width, layer.width, 0))
 
         # Labels of the last layer's output, then the lists of this one.
         m.submodules.detector = detector = SparsityDetector(config)
@@ -166,11 +176,12 @@ class LayerEngine(wiring.Component):
             scheduler.layer.eq(layer),
             scheduler.start.eq(start),
             scheduler.go.eq(~unlabelled),
-            scheduler.load.eq(load),
-            scheduler.load_en.eq(load_en),
+            scheduler.load.eq(passed),
+            scheduler.load_en.eq(passed_en),
             scheduler.label.eq(detector.label),
-            ppu.lists_complete.eq(scheduler.complete),
         ]
+        # Who takes part is known when the lists are complete.
+        m.d.sync += ppu.lists_complete.eq(scheduler.complete & ~start)
 
         # Arrays. Each has its own list, weights and fetcher; fetchers share the read ports.
         port_users: list[list[object]] = [[] for _ in range(config.read_ports)]
@@ -194,14 +205,14 @@ class LayerEngine(wiring.Component):
                 addrgen.list_entry.eq(scheduler.entry[array]),
                 addrgen.list_write.eq(scheduler.write[array]),
                 addrgen.list_complete.eq(scheduler.complete),
-                ppu.used[array].eq(~addrgen.list_empty & ~layer.elementwise),
                 addrgen.ktile_ready.eq(unit.ktile_ready),
                 unit.ktile_take.eq(addrgen.ktile_take),
                 unit.ktile_skip.eq(addrgen.ktile_skip),
-                unit.pitch.eq(Mux(layer.width <= config.window_width, layer.width, 0)),
-                unit.load.eq(load),
-                unit.load_en.eq(load_en),
+                unit.pitch.eq(pitch),
+                unit.load.eq(passed),
+                unit.load_en.eq(passed_en),
             ]
+            m.d.sync += ppu.used[array].eq(~addrgen.list_empty & ~layer.elementwise)
             connect(m, addrgen.requests, fetcher.requests)
             connect(m, fetcher.windows, unit.windows)
             connect(m, unit.tiles, ppu.tiles[array])
@@ -218,8 +229,7 @@ class LayerEngine(wiring.Component):
             }
             for cause in CAUSES:
                 counter, event = self.counters.array[array][cause], self.events.array[array][cause]
-                m.d.comb += event.eq(Mux(running, happened[cause], 0))
-                m.d.sync += counter.eq(Mux(start, 0, counter + event))
+                m.d.sync += [event.eq(Mux(running, happened[cause], 0)), counter.eq(Mux(start, 0, counter + event))]
             working.append(unit.busy)
 
         # Read ports: the residual first, for everything waits for the post-processor; the host last.
@@ -238,15 +248,16 @@ class LayerEngine(wiring.Component):
         m.d.comb += [
             ppu.layer.eq(layer),
             ppu.start.eq(start),
-            ppu.load.eq(load),
-            ppu.load_en.eq(load_en),
-            self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all())
+            ppu.load.eq(passed),
+            ppu.load_en.eq(passed_en),
+            # The half that a beat in the register completes is still free.
+            self.load.ready.eq(Mux(beat, ~writes, (~to_half | Cat(halves_free).all() & ~(passed_en & commits(passed)))
                                    & ((load.space != Space.LABEL) | detector.load_ready))),
-            self.active.eq(Cat(working).any()),
             self.outside.eq(ppu.outside),
             memory.write.eq(ppu.write),
-            idle.eq(Cat(idles).all()),
         ]
+        m.d.sync += idle.eq(Cat(idles).all() & ~start)
+        m.d.sync += self.active.eq(Cat(working).any())
         with m.If(~writes):
             m.d.comb += [
                 memory.write.addr.eq(load.address << (config.bus_nibbles - 1).bit_length()),

@@ -1,7 +1,7 @@
 """The post-processor's formula, row by row.
 
 What all rows share (the layer's fields, the channel's parameters) is made once, by `Shared`; `result` is a row's part.
-Cycles are counted from the step's issue.
+Cycles are counted from the step's issue; from 4 on they come as much later as the sum has to wait for what is read.
 
      2 accumulators of each array    5 factors                          9 total
      3 sum of the arrays, nibbles    6 sums of two partial products    10, 11 shift
@@ -101,7 +101,7 @@ def number(low: Value, high: Value, fmt: Any) -> Value:
     return Mux(fmt.wide, Cat(low, high, high[3] & fmt.signed), Cat(low, sign.replicate(5))).as_signed()
 
 
-def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x: Value) -> Result:
+def result(m: Module, shared: Shared, row: int, accs: list[Value], wait: int, res: Value, x: Value) -> Result:
     """Carry a row through.
 
     Parameters
@@ -111,8 +111,10 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
     row : int
     accs : list of Value
         Of each array, in cycle 2; 0 where it has no part, and of all in an element-wise layer.
+    wait : int
+        Cycles that their sum waits.
     res, x : Value
-        The numbers read, in cycle 3.
+        The numbers read, in cycle 3 + wait.
     """
     config, layer = shared.config, shared.layer
     add_bits = config.bias_bits + 2
@@ -122,7 +124,9 @@ def result(m: Module, shared: Shared, row: int, accs: list[Value], res: Value, x
         m.d.sync += signal.eq(value)
         return signal
 
-    acc = register("acc", register("sum", sum(accs), signed(config.acc_bits)))
+    acc = register("sum", sum(accs), signed(config.acc_bits))
+    for cycle in range(wait + 1):
+        acc = register(f"acc{cycle}_", acc)
     x = register("x", x)
     with m.If(~layer.elementwise):
         m.d.sync += x.eq(0)

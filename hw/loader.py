@@ -146,8 +146,17 @@ class Loader(wiring.Component):
             m.d.sync += number.eq(0)
         with m.Elif(passed):
             m.d.sync += number.eq(number + 1)
+        # A descriptor's beats pass through a register of their own, for its enable has far to go.
+        moves, complete = Signal(), Signal()
+        beat = Signal(config.bus_bits, reset_less=True)
+        m.d.sync += [moves.eq(self.descriptor_write), complete.eq(self.descriptor_write & beats.payload.last),
+                     beat.eq(beats.payload.data)]
+        with m.If(moves):
+            m.d.sync += self.descriptor.eq(Cat(self.descriptor[config.bus_bits:], beat))
         with m.If(self.descriptor_take):
             m.d.sync += self.descriptor_valid.eq(0)
+        with m.If(complete):
+            m.d.sync += self.descriptor_valid.eq(1)
         with m.If(self.layer_take):
             m.d.sync += self.layer_ready.eq(0)
 
@@ -190,10 +199,6 @@ class Loader(wiring.Component):
             with m.Case(Job.DESCRIPTOR):
                 m.d.comb += [done.eq(passed & beats.payload.last), self.descriptor_write.eq(passed),
                              self.descriptor_place.eq(number)]
-                with m.If(passed):
-                    m.d.sync += self.descriptor.eq(Cat(self.descriptor[config.bus_bits:], beats.payload.data))
-                with m.If(done):
-                    m.d.sync += self.descriptor_valid.eq(1)
             with m.Case(Job.BATCH):
                 m.d.comb += [
                     done.eq(passed & beats.payload.last),

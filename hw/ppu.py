@@ -31,7 +31,7 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .actmem import read_port_signature
+from .actmem import READ_CYCLES, read_port_signature
 from .config import Config
 from .dense import tiles_signature
 from .detector import count_layout
@@ -42,7 +42,8 @@ from .segments import SegmentWalker, half_rows, segment_layout
 
 __all__ = ["PostProcessor"]
 
-DEPTH = 13      # cycles from a step's issue to that in which its results are ready to be written
+WAIT = READ_CYCLES - 2  # cycles that accumulators and parameters wait for what is read
+DEPTH = 13 + WAIT       # cycles from a step's issue to that in which its results are ready to be written
 
 
 class Read(enum.Enum, shape=2):
@@ -260,20 +261,21 @@ class PostProcessor(wiring.Component):
         steps = [Signal(step, name=f"step{cycle}") for cycle in range(DEPTH + 1)]
         now_lane = Signal.like(lane)
         release = Signal(config.arrays)
-        param_addr = Signal(range(config.param_depth), reset_less=True)
-        param_next = Signal.like(param_addr)    # a cycle early
+        # Of the parameters, which come when the nibbles do; the first one is a cycle early.
+        param_addrs = [Signal(range(config.param_depth), name=f"param_addr{age}", reset_less=True)
+                       for age in range(WAIT + 2)]
         of_x = (reads == Read.X_HIGH) | (reads == Read.X_LOW)
         high_plane = Mux(reads == Read.X_HIGH, layer.x_plane, Mux(reads == Read.RES_HIGH, layer.res_plane, 0))
         m.d.sync += [
             now_lane.eq(lane),
             release.eq(Mux(segment_end & segment.ends_tile, ~unused, 0)),
-            param_next.eq(segment.param + lane), param_addr.eq(param_next),
+            param_addrs[0].eq(segment.param + lane), *(new.eq(old) for old, new in pairwise(param_addrs)),
             self.residual.en.eq(stepping & any_read),
             self.residual.addr.eq(Mux(of_x, x_place, res_place) + high_plane),
             self.busy.eq(issue),
             self.extra.eq(issue & ((plane != 0) | (copy != 0) | (part != first_part))),
         ]
-        m.d.comb += [param_read.addr.eq(param_addr), param_read.en.eq(steps[1].valid)]
+        m.d.comb += [param_read.addr.eq(param_addrs[-1]), param_read.en.eq(steps[WAIT + 1].valid)]
         for array, tiles in enumerate(self.tiles):
             m.d.comb += [tiles.release.eq(release[array]), tiles.lane.eq(now_lane)]
 
@@ -314,9 +316,9 @@ class PostProcessor(wiring.Component):
         m.d.sync += [new.eq(old) for old, new in pairwise(steps)]
         m.d.sync += steps[1].final.eq(steps[0].final & last_segment)
 
-        # Cycles 0 to 3: nibbles as they come, the last ones in cycle 3. A strided x is every second one of some lines.
-        reading = [self.residual.en, *(Signal(name=f"reading{cycle}") for cycle in range(1, 4))]
-        arriving = [Signal(Read, name=f"arriving{cycle}", reset_less=True) for cycle in range(4)]
+        # Nibbles as they come, the last ones in cycle 3 + WAIT. A strided x is every second one of some lines.
+        reading = [self.residual.en, *(Signal(name=f"reading{cycle}") for cycle in range(1, WAIT + 4))]
+        arriving = [Signal(Read, name=f"arriving{cycle}", reset_less=True) for cycle in range(WAIT + 4)]
         m.d.sync += [arriving[0].eq(reads), *(new.eq(old) for old, new in [*pairwise(reading), *pairwise(arriving)])]
         nibbles = [Signal(4, name=f"read{place}", reset_less=True) for place in range(config.run)]
         m.d.sync += [nibble.eq(self.residual.data[place]) for place, nibble in enumerate(nibbles)]
@@ -350,7 +352,7 @@ class PostProcessor(wiring.Component):
                     m.d.sync += held[read].eq(x_nibble if read == Read.X_HIGH else nibble)
             x = number(x_nibble, held[Read.X_HIGH], layer.x_format)
             res = number(Mux(layer.elementwise, held[Read.RES_LOW], nibble), held[Read.RES_HIGH], layer.res_format)
-            results.append(result(m, shared, row, accs, res, x))
+            results.append(result(m, shared, row, accs, WAIT, res, x))
 
         # The write: order the rows as the transform wants them; which they are is known a cycle before.
         before, last = steps[DEPTH - 1:]

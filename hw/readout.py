@@ -2,10 +2,11 @@
 
 from amaranth.hdl import Module, Shape, Signal, unsigned
 from amaranth.lib import fifo, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .actmem import read_port_signature
 from .config import Config
+from .skid import Skid
 
 __all__ = ["Readout", "address_shape"]
 
@@ -37,13 +38,15 @@ class Readout(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         config = self.config
+        m.submodules.skid = skid = Skid(address_shape(config))  # the port's grant comes late in its cycle
+        connect(m, flipped(self.addresses), skid.i)
         m.submodules.queue = queue = fifo.SyncFIFO(width=config.bus_bits, depth=config.fetch_depth)
         taken = Signal(range(config.fetch_depth + 1))   # queued, or on their way
         issue = self.memory.en & self.memory.ready
         m.d.comb += [
-            self.memory.en.eq(self.addresses.valid & (taken != config.fetch_depth)),
-            self.memory.addr.eq(self.addresses.payload << (config.bus_nibbles - 1).bit_length()),
-            self.addresses.ready.eq(issue),
+            self.memory.en.eq(skid.o.valid & (taken != config.fetch_depth)),
+            self.memory.addr.eq(skid.o.payload << (config.bus_nibbles - 1).bit_length()),
+            skid.o.ready.eq(issue),
             queue.w_data.eq(self.memory.data.as_value()),
             queue.w_en.eq(self.memory.valid),
             self.beats.payload.eq(queue.r_data),

@@ -106,14 +106,13 @@ class Sequencer(wiring.Component):
 
         # A read and its job are given together. They wait in registers, where the address is made.
         job, waiting_job = Signal(job_layout(config)), Signal(job_layout(config), reset_less=True)
-        ask = Signal()          # give the job, and the read if it has one
+        ask = Signal()          # give the job, and the read if it has one; it is given when none waits
         read = Signal(data.StructLayout({"of_data": 1, "offset": 32, "beats": BEATS_BITS}))
         waiting_read = Signal.like(read, reset_less=True)
         reading, waiting_reading = Signal(), Signal()
         waits = Signal()
-        given = Signal()
+        given = ~waits
         m.d.comb += [
-            given.eq(ask & ~waits),
             loader.jobs.payload.eq(waiting_job),
             loader.jobs.valid.eq(waits & (self.reads.ready | ~waiting_reading)),
             self.reads.payload.address.eq(Mux(waiting_read.of_data, self.data_base, self.program_base)
@@ -122,7 +121,7 @@ class Sequencer(wiring.Component):
             self.reads.valid.eq(waits & waiting_reading & loader.jobs.ready),
         ]
         with m.If(given):
-            m.d.sync += [waits.eq(1), waiting_job.eq(job), waiting_read.eq(read), waiting_reading.eq(reading)]
+            m.d.sync += [waits.eq(ask), waiting_job.eq(job), waiting_read.eq(read), waiting_reading.eq(reading)]
         with m.Elif(loader.jobs.valid & loader.jobs.ready):
             m.d.sync += waits.eq(0)
         idle = Signal()         # all that was asked for is in its place
@@ -153,12 +152,13 @@ class Sequencer(wiring.Component):
         offset = Signal(32)
         param_place = Signal(24)
         number = Signal(16)
-        block_offset, shift = Signal(32), Signal(5)
+        block_offset, block_place, shift = Signal(32), Signal(32), Signal(5)
         m.d.comb += loader.block_index.eq(number)
 
         # What is known a cycle after its reasons.
         no_more, beyond = Signal(), Signal()    # the next descriptor is not one of the program, lies behind it
         come = Signal()                         # a descriptor
+        copies = Signal()                       # a descriptor, which is first needed later
         is_end, runs = Signal(), Signal()       # it is END, is for this step
         last_block = Signal()
         m.d.sync += [
@@ -168,7 +168,12 @@ class Sequencer(wiring.Component):
             is_end.eq(loader.descriptor[:8] == Opcode.END),
             runs.eq(data.View(descriptor_layout(Opcode.END), loader.descriptor).mask.bit_select(self.time_step, 1)),
             last_block.eq(conv.one_block | (number + 1 == blocks)),
+            block_place.eq(conv.params + block_offset),
         ]
+
+        m.d.sync += copies.eq(0)
+        with m.If(copies):
+            m.d.sync += current.eq(loader.descriptor)
 
         m.d.comb += self.error_descriptor.eq(index)
         with m.FSM():
@@ -215,7 +220,7 @@ class Sequencer(wiring.Component):
                         m.next = "REFUSE"
             with m.State("COPY"), m.If(~pending):
                 m.d.comb += loader.descriptor_take.eq(1)
-                m.d.sync += [current.eq(loader.descriptor), self.descriptor.eq(index), index.eq(index + 1),
+                m.d.sync += [copies.eq(1), self.descriptor.eq(index), index.eq(index + 1),
                              number.eq(0)]
                 m.next = "AHEAD"
                 with m.If(is_end):
@@ -309,12 +314,14 @@ class Sequencer(wiring.Component):
             with m.State("SHIFT"):
                 m.d.sync += [block_offset.eq(block_offset << 1), shift.eq(shift - 1)]
                 with m.If(shift == 1):  # it is at least 4
-                    m.next = "PARAMS"
+                    m.next = "PLACE"
+            with m.State("PLACE"):      # comes
+                m.next = "PARAMS"
             with m.State("PARAMS"):
                 m.d.comb += [
                     ask.eq(1), reading.eq(1), job.kind.eq(Job.PARAM), job.descriptor.eq(self.descriptor),
                     job.first.eq(param_place), job.count.eq(number),
-                    read.offset.eq(conv.params + block_offset), read.beats.eq(checker.block_beats),
+                    read.offset.eq(block_place), read.beats.eq(checker.block_beats),
                 ]
                 with m.If(given):
                     m.d.sync += [number.eq(number + 1), param_place.eq(param_place + conv.outputs)]

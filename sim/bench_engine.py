@@ -61,8 +61,9 @@ class Bench:
         await self._until(lambda: driver.sent == driver.queued, f"{', '.join(names)} to be loaded")
 
     async def finished(self, layers: int) -> None:
-        """Wait until so many layers are done."""
+        """Wait until so many layers are done, and their counters complete."""
         await self._until(lambda: self.done == layers, f"layer {layers - 1} to be done")
+        await ClockCycles(self.dut.clk, 2)
 
     async def _until(self, condition: Any, what: str) -> None:
         for _ in range(LIMIT):

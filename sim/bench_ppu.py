@@ -2,17 +2,19 @@
 
 The bench plays the arrays (a lane's accumulators one cycle after it is asked for, complete tiles sooner or later), the
 scheduler (which arrays take part is only said when the lists are complete) and the activation memory (reads answered
-two cycles later, writes at once), and compares the whole memory and the counted nonzeros after every layer.
+some cycles later, writes at once), and compares the whole memory and the counted nonzeros after every layer.
 """
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
 from numpy.typing import NDArray
+
+from hw.actmem import READ_CYCLES
 
 from .streams import reset, start_clock, vectors
 from .words import from_words
@@ -81,11 +83,12 @@ class Bench:
             ready.value = offered
 
     async def _serve_memory(self) -> None:
-        """Play the activation memory: answers in the second cycle after the read, noise in all others."""
+        """Play the activation memory: answers `READ_CYCLES` after the read, noise in all other cycles."""
         dut, clock = self.dut, RisingEdge(self.dut.clk)
-        answer = None
+        answers: deque[int | None] = deque([None] * (READ_CYCLES - 1))
         while True:
             await clock
+            answer = answers.popleft()
             if answer is None:
                 self._noise("residual__data")
             else:
@@ -95,6 +98,7 @@ class Bench:
             if dut.residual__en.value == 1:
                 places = (int(dut.residual__addr.value) + np.arange(self.run)) % self.memory.size
                 answer = sum(int(nibble) << 4 * place for place, nibble in enumerate(self.memory[places]))
+            answers.append(answer)
             self._write()
 
     def _write(self) -> None:

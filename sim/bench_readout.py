@@ -12,14 +12,14 @@ __all__ = ["beats_in_order"]
 
 
 @cocotb.test()
-@cocotb.parametrize(stall=[0.0, 0.5])
-async def beats_in_order(dut: Any, stall: float) -> None:
-    """Whoever stalls, every address becomes its beat."""
+@cocotb.parametrize(stall=[0.0, 0.3], beat_stall=[0.0, 0.9])
+async def beats_in_order(dut: Any, stall: float, beat_stall: float) -> None:
+    """Whoever stalls, every address becomes its beat; where beats stall much the queue is full."""
     data = vectors()
     bench = StreamBench(dut, stall=stall)
     bench.send("addresses", from_words(data["addresses"]))
-    bench.expect("beats", from_words(data["beats"]))
+    bench.expect("beats", from_words(data["beats"]), stall=beat_stall)
     port = ReadPort(dut, "memory", data["reads"].tolist(), from_words(data["answers"]), stall)
     await bench.reset()
     cocotb.start_soon(port.run())
-    await bench.finish(limit=8 * len(data["reads"]))
+    await bench.finish(limit=20 * len(data["reads"]))

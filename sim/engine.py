@@ -109,7 +109,8 @@ class FastEngine:
                       np.array([bool(value.dead) for value in values]), np.array([int(value.bin) for value in values]))
 
     def counters(self) -> EngineRun:
-        """Counters of the layer that ran last."""
+        """Counters of the layer that ran last, which are complete two cycles after it."""
+        self.sim.step(2)
         raw = self.sim.peek("counters").to_bytes(COUNTER_BYTES * (1 + len(CAUSES) * self.config.arrays), "little")
         cycles, *counts = np.frombuffer(raw, "<u4").tolist()
         arrays = [dict(zip(CAUSES, counts[first:first + len(CAUSES)], strict=True))

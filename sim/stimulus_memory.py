@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.actmem import READ_CYCLES
 from hw.config import LINE_TAPS, Config
 from hw.gen import ARBITER_USERS
 from hw.interfaces import Space, load_layout, write_layout
@@ -19,7 +20,7 @@ from .words import Words
 
 __all__ = ["actmem", "arbiter", "line_weights", "scales", "tap_weights", "weight_halves"]
 
-READ_CYCLES = 2     # from a read of the activation memory, or of a weight word, to its answer
+WEIGHT_CYCLES = 2   # from a read of a weight word to its answer
 WRITE_CYCLES = 2    # from a write to the first read that sees it
 
 
@@ -64,8 +65,8 @@ def actmem(config: Config, rng: np.random.Generator, cycles: int = 1200) -> dict
 def arbiter(config: Config, rng: np.random.Generator, cycles: int = 600) -> dict[str, Words]:
     """Let users ask at random, of a memory that is not always ready; the lowest number wins.
 
-    The memory answers every read two cycles later, and sometimes says valid when nobody asked, as it would for another
-    arbiter's reads; nobody is to be told then.
+    The memory answers every read `READ_CYCLES` later, and sometimes says valid when nobody asked, as it would for
+    another arbiter's reads; nobody is to be told then.
     """
     trace = Trace()
     users, run_mask = range(ARBITER_USERS), (1 << 4 * config.run) - 1
@@ -135,7 +136,7 @@ def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -
         trace.drive(cycle + 1, select=1 << tap)
         line = memory[half, 4 * word:4 * word + LINE_TAPS].reshape(LINE_TAPS, -1)[:, :config.cols]
         asked = line[tap] if config.dense_taps == 1 else line.reshape(-1)
-        trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
+        trace.expect(cycle + WEIGHT_CYCLES, "weights", *known_bits(asked, 4))
     return trace.vectors()
 
 
@@ -149,7 +150,7 @@ def tap_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) ->
         word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
         trace.drive(cycle, en=1, half=half, tap=tap, addr=word)
         asked = memory[half, 4 * word + tap].reshape(-1)[:config.cols]
-        trace.expect(cycle + READ_CYCLES, "weights", *known_bits(asked, 4))
+        trace.expect(cycle + WEIGHT_CYCLES, "weights", *known_bits(asked, 4))
     return trace.vectors()
 
 

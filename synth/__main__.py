@@ -101,10 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _place(block: str, config: Config, build: Path, device: str, seeds: int) -> Iterator[str]:
+def _place(block: str, config: Config, build: Path, device: str, seeds: int, flat: bool) -> Iterator[str]:
     if seeds < 1:
         raise ConfigError(f"seeds={seeds} is not legal: it must be 1 or more")
-    return pnr.report(pnr.place_and_route(block, config, build, device=device, seeds=range(1, seeds + 1)))
+    return pnr.report(pnr.place_and_route(block, config, build, device=device, seeds=range(1, seeds + 1),
+                                          flat=flat))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = preset(name)
         if overrides:
             config = replace(config, name=f"{name} with changes", **overrides)
-        lines = list(_place(block, config, build, device, seeds) if routes
+        lines = list(_place(block, config, build, device, seeds, effort.flat) if routes
                      else report(measure(block, config, kind, build, effort), hierarchy))
     except ConfigError as error:
         print(f"synth: {error}", file=sys.stderr)

