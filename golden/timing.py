@@ -26,7 +26,7 @@ __all__ = ["BANKS", "UNKNOWN", "DenseArray", "Engine", "Fetcher", "NoArray", "Po
 
 READ_CYCLES = 6         # from a read's issue to its window at the head of the queue
 DEAL_CYCLES = 4         # from the scheduler's reading an entry of the channel table to the choice of its array
-COMPLETE_CYCLES = 9     # from a tile's last step to its accumulators being ready, beside the drain
+COMPLETE_CYCLES = 10    # from a tile's last step to its accumulators being ready, beside the drain
 KTILE_CYCLES = 5        # from a k-tile's last step to its weights being free, beside the drain
 BANKS = 2               # accumulator banks, and halves of the weight memory
 UNKNOWN = 1 << 40
