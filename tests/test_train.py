@@ -144,6 +144,49 @@ def test_distillation_brings_the_exported_model_nearer_to_the_float_one(torch, q
     assert sum("block" in line for line in said) == 5 and "iteration 60 of 60" in said[-1]
 
 
+def test_refinement_lowers_the_error_and_leaves_all_scales(torch, quantised):
+    from train.distil import Options, Teacher, refined
+
+    data = Teacher("digits16", quantised.sigmas).visited(200, 1)
+    said: list[str] = []
+    found = refined(quantised, data, Options(refine_iterations=60, contrast=0), torch.Generator().manual_seed(0),
+                    said.append)
+    for name, layer in found.weights.items():
+        before = quantised.weights[name]
+        np.testing.assert_array_equal(layer.codes, before.codes, err_msg=name)
+        np.testing.assert_allclose(layer.channel_scale, before.channel_scale, rtol=1e-6, err_msg=name)
+        assert (layer.q != before.q).any(), name
+    for name, scale in quantised.scales.items():
+        np.testing.assert_allclose(found.scales[name], scale, rtol=1e-6, err_msg=name)
+    step, labels = 1, np.arange(100) % CLASSES
+    x = np.random.default_rng(6).standard_normal((1, 100, 8, 8))
+    wanted = FloatNetwork(load("digits16"), quantised.sigmas, labels)(x, step)
+    before, after = (np.square(QuantisedNetwork(model, labels)(x, step) - wanted).mean()
+                     for model in (quantised, found))
+    assert after < 0.8 * before, (before, after)
+    assert "iteration 60 of 60" in said[-1]
+
+
+def test_a_stronger_contrast_moves_denoised_images_from_the_mean_of_their_class(torch):
+    """All of the contrast while the noise is strong, nearly nothing of it at the end; other classes do not matter."""
+    from train.distil import Visited, stronger
+
+    sigmas, rng = np.array([1e3, 1e-3]), np.random.default_rng(7)
+    noisy = rng.standard_normal((12, 1, 2, 2)) * np.hypot(sigmas, 0.5).repeat(6)[:, None, None, None]
+    steps, labels = np.arange(2).repeat(6), np.tile([3, 3, 3, 8, 8, 8], 2)
+    level = sigmas[steps][:, None, None, None]
+    c_skip, c_out = 0.25 / (level**2 + 0.25), 0.5 * level / np.hypot(level, 0.5)
+    raw = rng.standard_normal(noisy.shape)
+    data = Visited(*map(torch.from_numpy, ((noisy / np.hypot(level, 0.5)).astype(np.float32), steps, labels,
+                                           raw.astype(np.float32))))
+    before, after = (c_skip * noisy + c_out * made.result.numpy() for made in (data, stronger(data, sigmas, 0.1)))
+    for step, share in ((0, 0.1), (1, 0.0002)):
+        for label in (3, 8):
+            of = (steps == step) & (labels == label)
+            away = before[of] - before[of].mean(axis=0)
+            np.testing.assert_allclose(after[of] - before[of], share * away, rtol=1e-2, atol=1e-5)
+
+
 def test_errors_weigh_as_far_as_they_move_the_image_in_their_step(torch):
     """With F = 0 the step that follows takes c_skip of the image, 0.5^2 / (sigma^2 + 0.5^2)."""
     from train.distil import step_weights
@@ -157,6 +200,22 @@ def test_errors_weigh_as_far_as_they_move_the_image_in_their_step(torch):
     assert first + last == pytest.approx(2)
     moved = np.array([end(0), end(1)]) - end(None)
     assert moved[0] / moved[1] == pytest.approx(0.25 / (0.7**2 + 0.25) * first / last, rel=1e-4)
+
+
+def test_lasting_weights_are_what_an_error_changes_of_the_finished_image(torch):
+    """F = 0 is the denoiser of Gaussian data; many steps, so that Euler's own error is small."""
+    from train.distil import lasting_weights
+
+    sigmas = sigma_schedule(400, 10.0)
+
+    def end(wrong):
+        return integrate(lambda x, step: np.full_like(x, step == wrong), np.zeros((1, 1, 2, 2)), sigmas)[0, 0, 0]
+
+    steps = np.arange(20, 380, 60)
+    moved = np.array([end(step) for step in steps]) - end(None)
+    weights = lasting_weights(sigmas)
+    assert weights.mean() == pytest.approx(1)
+    np.testing.assert_allclose(moved / moved.sum(), weights[steps] / weights[steps].sum(), rtol=0.03)
 
 
 def test_training_writes_a_model_and_the_same_again(torch, tmp_path, capsys):

@@ -2,12 +2,14 @@
 
 First block by block, in order, as in DilateQuant's block-wise knowledge distillation (arXiv 2409.14307, section 4.3):
 a block's inputs come from the quantised blocks before it, its outputs should be the float network's. Then the whole
-network together, for the error of its result F. The float network never changes, and no training image is needed.
+network together, for the error of its result F. Last a refinement on trajectories that were not learned by heart, with
+all scales as they are. The float network never changes, and no training image is needed.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +44,14 @@ class Options:
         For each block, and for the whole network.
     batch : int
         Images per iteration, of random time steps.
-    rates : mapping of str to float
+    weight_rate, code_rate, scale_rate, rest_rate : float
         Adam's learning rate by kind of parameter, see `FakeQuantised.parameters_of`; half a cosine down to 0.
+    fresh, refine_iterations : int
+        Digits drawn for the refinement, and its iterations.
+    refine_share : float
+        Share of the learning rates that the refinement has.
+    contrast : float
+        How much the refinement aims beyond the float network, see `stronger`.
     """
 
     few: int = 100
@@ -55,10 +63,15 @@ class Options:
     code_rate: float = 1e-2
     scale_rate: float = 2e-3
     rest_rate: float = 3e-4
+    fresh: int = 8000
+    refine_iterations: int = 2000
+    refine_share: float = 0.3
+    contrast: float = 0.01
 
-    def rate(self, kind: str) -> float:
-        """The learning rate of a kind of parameter, see `FakeQuantised.parameters_of`."""
-        return float(getattr(self, f"{kind}_rate"))
+    def groups(self, parameters: Mapping[str, Sequence[Tensor]], share: float = 1) -> list[dict[str, Any]]:
+        """Parameters by kind, see `FakeQuantised.parameters_of`, for an optimiser: with their learning rates."""
+        return [{"params": values, "lr": share * float(getattr(self, f"{kind}_rate"))}
+                for kind, values in parameters.items() if values]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +160,9 @@ def distil(name: str, recipe: Recipe, options: Options, seed: int, say: Say) -> 
     many = teacher.visited(options.samples, seed + 2)
     tell(f"{len(many.x)} images along {options.samples} trajectories")
     train_whole(student, many, options, generator, tell)
-    return student.export()
+    fresh = teacher.visited(options.fresh, seed + 3)
+    tell(f"{len(fresh.x)} images along {options.fresh} other trajectories")
+    return refined(student.export(), fresh, options, torch.Generator().manual_seed(seed + 3), tell)
 
 
 def train_blocks(student: FakeQuantised, teacher: Teacher, data: Visited, options: Options,
@@ -175,7 +190,8 @@ def _train_block(student: FakeQuantised, teacher: Teacher, nodes: Sequence[Node]
                             data.labels[which])[output]
         return ((found - target[which]).square().mean(dim=(1, 2, 3)) * weight[data.steps[which]]).mean()
 
-    return _train(student, nodes, loss_of, len(data.x), options.block_iterations, options, generator)
+    return _train(options.groups(student.parameters_of(nodes)), loss_of, _uniform(data, options, generator),
+                  options.block_iterations)
 
 
 def train_whole(student: FakeQuantised, data: Visited, options: Options, generator: torch.Generator,
@@ -191,7 +207,51 @@ def train_whole(student: FakeQuantised, data: Visited, options: Options, generat
     def report(iteration: int, loss: float) -> None:
         tell(f"whole network: iteration {iteration} of {options.iterations}, weighted square error of F {loss:.6f}")
 
-    _train(student, NETWORK, loss_of, len(data.x), options.iterations, options, generator, report)
+    _train(options.groups(student.parameters_of(NETWORK)), loss_of, _uniform(data, options, generator),
+           options.iterations, report)
+
+
+def refined(model: QuantisedModel, data: Visited, options: Options, generator: torch.Generator,
+            tell: Say) -> QuantisedModel:
+    """Train weights, biases and embedding of a model on trajectories that are new to it; scales stay.
+
+    Another scale code moves all weights of its group to other integers: as long as they change, the error is mostly
+    theirs. Images are drawn as often as `lasting_weights` says, in place of errors that weigh: those of the first and
+    last steps would hardly count.
+    """
+    student = FakeQuantised(model, load(model.model))
+    data = stronger(data, model.sigmas, options.contrast)
+    chance = torch.from_numpy(lasting_weights(model.sigmas))[data.steps]
+    trained = student.parameters_of(NETWORK)
+
+    def loss_of(which: Tensor) -> Tensor:
+        part = data.chosen(which)
+        return (student.forward(part.x, part.steps, part.labels)["F"] - part.result).square().mean()
+
+    def pick() -> Tensor:
+        return torch.multinomial(chance, options.batch, replacement=True, generator=generator)
+
+    def report(iteration: int, loss: float) -> None:
+        tell(f"refinement: iteration {iteration} of {options.refine_iterations}, square error of F {loss:.6f}")
+
+    _train(options.groups({kind: trained[kind] for kind in ("weight", "rest")}, options.refine_share), loss_of, pick,
+           options.refine_iterations, report)
+    return student.export()
+
+
+def stronger(data: Visited, sigmas: np.ndarray, contrast: float) -> Visited:
+    """The same with an F whose images are a little further from the mean of their class than the float network's.
+
+    What learns by square errors falls short of what it cannot know: it draws digits that differ too little. The
+    denoised image is (sigma_data x + sigma F) sigma_data / hypot(sigma, sigma_data) of the network's input x (Karras et
+    al. 2022, table 1); F gains `contrast / sigma_data` times its difference from the mean of its class and step. That
+    moves a denoised image much while the noise is strong, and hardly at the end, when the image is as good as drawn.
+    """
+    level = torch.from_numpy(sigmas.astype(np.float32))[data.steps][:, None, None, None]
+    drawn = (SIGMA_DATA * data.x + level * data.result) / torch.hypot(level, torch.tensor(SIGMA_DATA))
+    kind = data.steps * CLASSES + data.labels
+    means = torch.stack([drawn[kind == number].mean(dim=0) for number in range(len(sigmas) * CLASSES)])
+    return replace(data, result=data.result + contrast * (drawn - means[kind]))
 
 
 def step_weights(sigmas: np.ndarray) -> np.ndarray:
@@ -206,16 +266,29 @@ def step_weights(sigmas: np.ndarray) -> np.ndarray:
     return moved / moved.mean()
 
 
-def _train(student: FakeQuantised, nodes: Sequence[Node], loss_of: Callable[[Tensor], Tensor], items: int,
-           iterations: int, options: Options, generator: torch.Generator,
-           report: Callable[[int, float], None] | None = None) -> tuple[float, float]:
-    """Train some nodes' parameters; return the mean loss of the first and of the last iterations."""
-    groups = [{"params": values, "lr": options.rate(kind)} for kind, values in student.parameters_of(nodes).items()]
-    optimiser = torch.optim.Adam([group for group in groups if group["params"]])
+def lasting_weights(sigmas: np.ndarray) -> np.ndarray:
+    """As `step_weights`, but of what is left of the movement in the finished image, roughly.
+
+    What moves the image at a high noise level is a change of the noise, of which the image that comes out shows little:
+    where the data and the noise are Gaussian the rest of the way shrinks it by sigma_data / hypot(sigma', sigma_data).
+    """
+    left: np.ndarray = step_weights(sigmas) * SIGMA_DATA / np.hypot(np.append(sigmas[1:], 0.0), SIGMA_DATA)
+    return left / left.mean()
+
+
+def _uniform(data: Visited, options: Options, generator: torch.Generator) -> Callable[[], Tensor]:
+    """Picks a batch, all images alike."""
+    return lambda: torch.randint(len(data.x), (options.batch,), generator=generator)
+
+
+def _train(groups: list[dict[str, Any]], loss_of: Callable[[Tensor], Tensor], pick: Callable[[], Tensor],
+           iterations: int, report: Callable[[int, float], None] | None = None) -> tuple[float, float]:
+    """Train groups of parameters on batches; return the mean loss of the first and of the last iterations."""
+    optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
     losses = []
     for iteration in range(1, iterations + 1):
-        loss = loss_of(torch.randint(items, (options.batch,), generator=generator))
+        loss = loss_of(pick())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
