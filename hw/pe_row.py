@@ -38,6 +38,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
+from .product import added
 
 __all__ = ["FINE_BITS", "PERow", "coarse_shifts", "control_layout", "staggered"]
 
@@ -103,15 +104,6 @@ def control_layout(config: Config, *, sparse: bool) -> data.StructLayout:
         "read_lane": range(config.lanes_per_scale),
         "clear_acc": units,
     })
-
-
-def _added(low: Value, high: Value, shift: int, *, minus: bool = False) -> Value:
-    """Return low + (high << shift), or low - (high << shift), both signed.
-
-    By an adder as wide as what overlaps; that also keeps Yosys from joining several additions to one with compressors.
-    """
-    upper = low[shift:].as_signed()
-    return Cat(low[:shift], upper - high if minus else upper + high).as_signed()
 
 
 def _cleared(m: Module, name: str, value: Value, clear: Value) -> Signal:
@@ -206,9 +198,9 @@ class PERow(wiring.Component):
         """Multiply: an adder for two bits of the weight each, and one for both."""
         part = [_cleared(m, f"part{name}_{bit}", top if bit == W_BITS - 1 else a, w_zeros[bit])
                 for bit in range(W_BITS)]
-        low, high = _added(part[0], part[1], 1), _added(part[2], part[3], 1, minus=True)
+        low, high = added(part[0], part[1], 1), added(part[2], part[3], 1, minus=True)
         product = Signal(signed(9 if self.sparse else 8), name=f"product{name}")
-        m.d.comb += product.eq(_added(low, high, 2))
+        m.d.comb += product.eq(added(low, high, 2))
         return product
 
     def _accumulate(self, m: Module, products: Sequence[Value], lane: int) -> Signal:
@@ -232,7 +224,7 @@ class PERow(wiring.Component):
         control, acc_bits = self.control, self.config.acc_bits
         share = [_cleared(m, f"share{unit}_{bit}", _nonzero(outs), clear)
                  for bit, clear in enumerate(control.clear_share[unit])]
-        scaled = _added(_added(share[0], share[1], 1), _added(share[2], share[3], 1), 2)[:len(share[0]) + len(share)]
+        scaled = added(added(share[0], share[1], 1), added(share[2], share[3], 1), 2)[:len(share[0]) + len(share)]
         fine = [_cleared(m, f"fine{unit}_{number}", scaled, clear)
                 for number, clear in enumerate(control.clear_fine[unit])]
         shifted = _nonzero([value << number for number, value in enumerate(fine)])

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from .config import MULT_BITS
 
-__all__ = ["CODE_BITS", "correction", "joined", "narrowed", "partial_sums", "recoded"]
+__all__ = ["CODE_BITS", "added", "correction", "joined", "narrowed", "partial_sums", "recoded"]
 
 DIGITS = MULT_BITS // 2
 CODE_BITS = MULT_BITS + 1
@@ -57,21 +57,25 @@ def partial_sums(m: Module, name: str, a: Value, code: Value) -> tuple[Signal, S
         m.d.sync += signal.eq(value)
         return signal
 
-    pairs = [register(digit, _added(partial[digit], partial[digit + 1], 2)) for digit in range(0, DIGITS - 2, 2)]
+    pairs = [register(digit, added(partial[digit], partial[digit + 1], 2)) for digit in range(0, DIGITS - 2, 2)]
     tops = [register(digit, partial[digit]) for digit in range(DIGITS - 2, DIGITS)]
-    pairs.append(_added(tops[0], tops[1], 2))
-    low, high = (register(DIGITS + half, _added(pairs[half], pairs[half + 1], 4)) for half in (0, 2))
+    pairs.append(added(tops[0], tops[1], 2))
+    low, high = (register(DIGITS + half, added(pairs[half], pairs[half + 1], 4)) for half in (0, 2))
     return low, high
 
 
 def joined(low: Value, high: Value) -> Value:
     """Return the sum of `partial_sums`, signed: a * factor but for the `correction`, which is to be added."""
-    return _added(low, high, DIGITS)
+    return added(low, high, DIGITS)
 
 
-def _added(low: Value, high: Value, shift: int) -> Value:
-    """Return low + (high << shift), by an adder as wide as what overlaps."""
-    return Cat(low[:shift], low[shift:].as_signed() + high).as_signed()
+def added(low: Value, high: Value, shift: int, *, minus: bool = False) -> Value:
+    """Return low + (high << shift), or low - (high << shift), both signed.
+
+    By an adder as wide as what overlaps; that also keeps Yosys from joining several additions to one with compressors.
+    """
+    upper = low[shift:].as_signed()
+    return Cat(low[:shift], upper - high if minus else upper + high).as_signed()
 
 
 def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tuple[Signal, Value, Signal]:
