@@ -128,15 +128,19 @@ class Loader(wiring.Component):
         number = Signal(24)     # beats of the job that passed
         passed = Signal()       # a beat passes
         done = Signal()
+        # The job after it waits in a register, for it takes long enough to see that one is done.
+        following = Signal(job_layout(config), reset_less=True)
+        waits = Signal()
         with m.If(done | ~at_work):
-            m.d.sync += [job.eq(queue.r_data), at_work.eq(queue.r_rdy)]
-            m.d.sync += last_sample.eq(data.View(job_layout(config), queue.r_data).count - 1)
+            m.d.sync += [job.eq(following), last_sample.eq(following.count - 1), at_work.eq(waits), waits.eq(0)]
+        with m.If(~waits):
+            m.d.sync += [following.eq(queue.r_data), waits.eq(queue.r_rdy)]
         m.d.comb += [
-            queue.r_en.eq(done | ~at_work),
+            queue.r_en.eq(~waits),
             queue.w_data.eq(self.jobs.payload),
             queue.w_en.eq(self.jobs.valid),
             self.jobs.ready.eq(queue.w_rdy),
-            self.idle.eq(~queue.r_rdy & ~at_work & skid.empty),
+            self.idle.eq(~queue.r_rdy & ~waits & ~at_work & skid.empty),
             self.error.eq(at_work & beats.valid & beats.payload.error & (job.kind != Job.SAMPLE)
                           & (job.kind != Job.LAYER)),
             self.error_descriptor.eq(job.descriptor),
