@@ -46,11 +46,12 @@ A_BITS = 5      # of an activation, a nibble signed or not
 W_BITS = 4
 FINE_BITS = 2   # of a shift; the upper ones are the coarse shift
 FINE = 1 << FINE_BITS
+PASSES = 4      # exponents that an entry of a channel list can ask for, in multiples of FINE
 
 
 def coarse_shifts(config: Config, *, sparse: bool) -> int:
     """How many multiples of FINE a scale unit shifts by: the scale code's, and the pass's where there are several."""
-    return (config.scale_shift_max + (2 * 4 if sparse else 0)) // FINE + 1
+    return config.scale_shift_max // FINE + (PASSES if sparse else 1)
 
 
 def staggered(m: Module, config: Config, word: Value, name: str) -> list[Value]:

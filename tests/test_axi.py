@@ -76,7 +76,7 @@ FAULTS = [
     _fault("settings_cannot", "registers-32", "csr", "a refused write happens",
            "with m.If(hit & ~refuse):", "with m.If(hit):"),
     _fault("a_wide", "registers-32", "csr", "the high word is not kept",
-           "Mux(word[0], high, value)", "value.word_select(word[0], WORD_BITS)"),
+           "Mux(word[0], high, value[:WORD_BITS])", "value.word_select(word[0], WORD_BITS)"),
     _fault("a_start", "registers-32", "registers", "a start is taken while not ready",
            "block.control_start & self.ready &", "block.control_start &"),
     _fault("labels", "registers-32", "registers", "a pending label is overwritten",
