@@ -159,16 +159,18 @@ class Accelerator(wiring.Component):
             expired.eq(expires),
         ]
 
-        # The run. Errors, and its end, are told a cycle after they are found.
+        # The run. Errors, and its end, are told a cycle after they are found, or two.
         m.d.comb += [read_dma.flush.eq(flushing), write_dma.flush.eq(flushing)]
         error = Signal(8)
         descriptor = Signal.like(registers.error_descriptor)
         address = Signal.like(registers.error_address)
         done = Signal()
+        found, found_in = Signal.like(error), Signal.like(descriptor)   # by the sequencer, which looks at a lot for that
+        m.d.sync += [found.eq(sequencer.error), found_in.eq(sequencer.error_descriptor)]
         m.d.sync += [error.eq(0), done.eq(sequencer.done)]
-        with m.If(sequencer.error != 0):
-            m.d.sync += [error.eq(sequencer.error), descriptor.eq(sequencer.error_descriptor), address.eq(0)]
-            with m.If(sequencer.error == ErrorCode.BUS_READ):
+        with m.If(found != 0):
+            m.d.sync += [error.eq(found), descriptor.eq(found_in), address.eq(0)]
+            with m.If(found == ErrorCode.BUS_READ):
                 m.d.sync += address.eq(read_dma.error_address)
         with m.Elif(engine.outside):
             m.d.sync += [error.eq(ErrorCode.GUARD), descriptor.eq(sequencer.layer_descriptor), address.eq(0)]
