@@ -165,7 +165,7 @@ class Accelerator(wiring.Component):
         descriptor = Signal.like(registers.error_descriptor)
         address = Signal.like(registers.error_address)
         done = Signal()
-        found, found_in = Signal.like(error), Signal.like(descriptor)   # by the sequencer, which looks at a lot for that
+        found, found_in = Signal.like(error), Signal.like(descriptor)   # by the sequencer, which looks at a lot
         m.d.sync += [found.eq(sequencer.error), found_in.eq(sequencer.error_descriptor)]
         m.d.sync += [error.eq(0), done.eq(sequencer.done)]
         with m.If(found != 0):
