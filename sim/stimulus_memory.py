@@ -20,7 +20,7 @@ from .words import Words
 
 __all__ = ["actmem", "arbiter", "line_weights", "scales", "tap_weights", "weight_halves"]
 
-WEIGHT_CYCLES = 2   # from a read of a weight word to its answer
+WEIGHT_CYCLES = 2   # from a read of a weight word to its answer, for lane 0
 WRITE_CYCLES = 2    # from a write to the first read that sees it
 
 
@@ -124,6 +124,13 @@ def _loads(trace: Trace, config: Config, rng: np.random.Generator, space: Space,
             memory[loading, word, beat] = nibbles
 
 
+def _expect_weights(trace: Trace, cycle: int, config: Config, asked: NDArray[np.int64]) -> None:
+    """Expect a word's weights, lane k's k modulo lanes_per_scale cycles late; -1 where one is unknown."""
+    late = np.arange(asked.size) % config.cols % config.lanes_per_scale
+    for cycles in range(config.lanes_per_scale):
+        trace.expect(cycle + WEIGHT_CYCLES + cycles, "weights", *known_bits(np.where(late == cycles, asked, -1), 4))
+
+
 def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -> dict[str, Words]:
     """Load and read kernel-line words; with one tap per cycle, ask for each of the three."""
     trace = Trace()
@@ -136,7 +143,7 @@ def line_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) -
         trace.drive(cycle + 1, select=1 << tap)
         line = memory[half, 4 * word:4 * word + LINE_TAPS].reshape(LINE_TAPS, -1)[:, :config.cols]
         asked = line[tap] if config.dense_taps == 1 else line.reshape(-1)
-        trace.expect(cycle + WEIGHT_CYCLES, "weights", *known_bits(asked, 4))
+        _expect_weights(trace, cycle, config, asked)
     return trace.vectors()
 
 
@@ -150,7 +157,7 @@ def tap_weights(config: Config, rng: np.random.Generator, cycles: int = 1500) ->
         word, tap = int(rng.integers(config.weight_depth)), int(rng.integers(LINE_TAPS))
         trace.drive(cycle, en=1, half=half, tap=tap, addr=word)
         asked = memory[half, 4 * word + tap].reshape(-1)[:config.cols]
-        trace.expect(cycle + WEIGHT_CYCLES, "weights", *known_bits(asked, 4))
+        _expect_weights(trace, cycle, config, asked)
     return trace.vectors()
 
 

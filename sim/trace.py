@@ -49,8 +49,9 @@ class Trace:
             self._driven[name][cycle] = int(value)
 
     def expect(self, cycle: int, name: str, value: int, known: int = 1) -> None:
-        """Find `value` on an output port in a cycle, in the bits of the mask `known`."""
-        self._expected[name][cycle] = int(value), int(known)
+        """Find `value` on an output port in a cycle, in the bits of the mask `known`; other bits stay as they were."""
+        others, before = self._expected[name].get(cycle, (0, 0))
+        self._expected[name][cycle] = others & ~int(known) | int(value) & int(known), before | int(known)
 
     def vectors(self) -> dict[str, Words]:
         """The trace as arrays for `play`; it ends with the last cycle in which something is driven."""

@@ -65,7 +65,7 @@ MUTANTS = [
     ("scheduler", "~taken & chosen & item.entry.last", "taken & chosen & item.entry.last", "of array"),
     ("scheduler", "walking & self.go & (index != layer", "walking & (index != layer", "of array"),
     ("scheduler", "(read | came.any() | chosen)", "(read | came.any())", "complete after run"),
-    ("detector", "fits = picked.count < gap", "fits = picked.count <= gap", "label of channel"),
+    ("detector", "fits = item.nonzeros < gap", "fits = item.nonzeros <= gap", "label of channel"),
     ("detector", "since + 1 == self.policy.n", "since == self.policy.n", "label of channel"),
     ("detector", "table ^ (1 << layer.label_slot)", "table ^ 1", "label of channel"),
 ]
