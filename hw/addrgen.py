@@ -126,10 +126,10 @@ class AddressGenerator(wiring.Component):
         next_offsets, offsets = ([Signal(addr_bits, name=f"{name}{line}") for line in range(LINE_TAPS)]
                                  for name in ("next_offset", "offset"))
         m.d.comb += [first.eq(next_e0), back.eq(last_x + 2)]
-        shown = Signal(len(config.upsampled_widths))    # the map is upsampled, and has this width
-        m.d.sync += shown.eq(Cat(layer.upsampled & (layer.width == width) for width in config.upsampled_widths))
-        for bit, width in zip(shown, config.upsampled_widths, strict=True):
-            with m.If(bit):
+        for width in config.upsampled_widths:
+            shown = Signal(name=f"shown{width}")    # the map is upsampled, and has this width
+            m.d.sync += shown.eq(layer.upsampled & (layer.width == width))
+            with m.If(shown):
                 # Half the column in half the line; of an odd line the one above it is the same in memory.
                 place = width.bit_length() - 1
                 odd = next_e0[place]

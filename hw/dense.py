@@ -105,7 +105,7 @@ class DenseArray(wiring.Component):
         m.submodules.halves = halves = WeightHalves()
         m.submodules.weights = weights = LineWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
-        m.submodules.control = control = RowControl(config)
+        m.submodules.row_control = control = RowControl(config)
         load = inverted(m, self.load)
         for memory in (weights, scales):
             m.d.comb += [memory.load.beat.eq(load), memory.load.en.eq(self.load_en),

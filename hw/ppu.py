@@ -322,7 +322,7 @@ class PostProcessor(wiring.Component):
         m.d.sync += [arriving[0].eq(reads), *(new.eq(old) for old, new in [*pairwise(reading), *pairwise(arriving)])]
         nibbles = [Signal(4, name=f"read{place}", reset_less=True) for place in range(config.run)]
         m.d.sync += [nibble.eq(self.residual.data[place]) for place, nibble in enumerate(nibbles)]
-        stride = Signal(range(len(config.strided_widths) + 1))
+        stride = Signal(range(max(2, len(config.strided_widths) + 1)))
         m.d.sync += stride.eq(0)
         with m.If(layer.x_strided), m.Switch(layer.width):
             for choice, width in enumerate(config.strided_widths, 1):

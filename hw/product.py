@@ -107,7 +107,8 @@ def narrowed(m: Module, name: str, value: Value, shift: Value, bits: int) -> tup
         step = 1 << place
         kept = min(len(value), bits + step - 1)
         by = shift[place]
-        beyond.append(~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any())
+        if kept < len(value):
+            beyond.append(~by & (value[kept:] ^ sign.replicate(len(value) - kept)).any())
         value = Mux(by, Cat(value[step:], sign.replicate(step))[:kept], value[:kept])
         if place in (middle, 0):
             value, sign = register(f"kept{step}", value), register(f"sign{step}", sign)

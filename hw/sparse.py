@@ -89,7 +89,7 @@ class SparseRow(wiring.Component):
         m.submodules.queue = queue = RowQueue(config)
         m.submodules.weights = weights = TapWeights(config)
         m.submodules.scales = scales = ScaleMemory(config)
-        m.submodules.control = control = RowControl(config, sparse=True)
+        m.submodules.row_control = control = RowControl(config, sparse=True)
         m.submodules.pe_row = pe_row = PERow(config, sparse=True)
         m.d.comb += [queue.window.eq(self.window), queue.en.eq(self.en), self.ready.eq(queue.ready)]
 

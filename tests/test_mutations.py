@@ -96,7 +96,7 @@ MUTANTS = [
     Mutant("pixels are read where rows were", "sparse-4x4", "sparse",
            "self.tiles.acc[pixel].eq(by_pixel[pixel])", "self.tiles.acc[pixel].eq(accs[pixel])"),
     Mutant("the skew follows the wrong tile", "sparse-8x4", "sparse", "undeal.eq(masks[read])",
-           "undeal.eq(masks[broadcast])"),
+           "undeal.eq(masks[given])"),
     Mutant("passes are not shifted", "sparse-4x4", "row_control",
            "(tail[2][-1] if self.sparse else 0)", "0"),
     Mutant("weights are taken as signed", "sparse-4x4", "pe_row",
